@@ -1,0 +1,159 @@
+"""Make any model dataset-aware: one branch per dataset for every batch norm and classifier."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from torch import nn
+
+from dabnn.errors import ClassifierNotFoundError, ConversionError
+from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead, DatasetSwitch
+from dabnn.layers.batch_norm import copy_without_hooks, move_hooks
+from dabnn.libraries import block_plain_saving
+from dabnn.plan import ConversionReport, HeadFactory, plan_conversion
+from dabnn.selection import SELECTION_ATTRIBUTE, DatasetSelection
+
+logger = logging.getLogger(__name__)
+
+
+def convert_to_dataset_aware(
+    model: nn.Module,
+    n_datasets: int | None = None,
+    *,
+    dataset_names: Sequence[str] | None = None,
+    num_classes: Sequence[int] | None = None,
+    classifier: str | Sequence[str] | None = None,
+    head_factory: HeadFactory | None = None,
+    skip: str | Sequence[str] = (),
+) -> nn.Module:
+    """Give every batch norm, and optionally every classifier, one branch per dataset.
+
+    The model is changed in place and returned; a model that *is* a batch norm returns its wrapper, so
+    always use the return value. Right after conversion every branch computes bit for bit what the
+    original did (classifiers with another number of classes are newly initialised). Branch 0 keeps the
+    original parameters, the other branches own copies; hooks, ``requires_grad``, dtype, device and
+    train/eval mode are kept. Convert first, then build the optimizer. On any error the model is left
+    untouched.
+
+    Args:
+        model: Any model with batch norms, on any device.
+        n_datasets: Number of datasets; may be left out when ``dataset_names`` is given.
+        dataset_names: One name per dataset; default ``dataset_0``, ``dataset_1`` ...
+        num_classes: One number of classes per dataset: each dataset gets its own classifier. Left out,
+            only norms are converted and the classifier stays shared.
+        classifier: Path or paths of the classifier layers, for models dabnn does not know.
+        head_factory: ``head_factory(old, num_classes)`` builds a classifier, for layers that are not a
+            plain linear or convolution: a new module for every dataset, on the device and with the
+            dtype of ``old``. It takes over the train/eval mode of ``old``.
+        skip: Paths of norms that stay shared; shell patterns such as ``encoder.*`` work. Each must
+            match at least one norm.
+
+    Returns:
+        The dataset-aware model.
+
+    Raises:
+        ConversionError: If the model is scripted, compiled, wrapped for parallel training, lazy or
+            converted already.
+        NoBatchNormFoundError: If there is no batch norm to convert.
+        ClassifierNotFoundError: If the classifier is not found or cannot be resized.
+        ValueError: If the arguments contradict each other.
+
+    Example:
+        >>> import torch, dabnn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8))
+        >>> net = dabnn.convert_to_dataset_aware(net, dataset_names=["cityscapes", "camvid"])
+        >>> with dabnn.use_dataset(net, "camvid"):
+        ...     net(torch.zeros(1, 3, 8, 8)).shape
+        torch.Size([1, 8, 6, 6])
+    """
+    report = plan_conversion(
+        model,
+        n_datasets,
+        dataset_names=dataset_names,
+        num_classes=num_classes,
+        classifier=classifier,
+        head_factory=head_factory,
+        skip=skip,
+    )
+    selection = DatasetSelection(report.dataset_names)
+    switches = _build_switches(model, report, selection, head_factory or resize_classifier)
+    root = _install(model, switches)
+    vars(root)[SELECTION_ATTRIBUTE] = selection
+    block_plain_saving(root)
+    logger.info("%s", report)
+    return root
+
+
+def resize_classifier(old: nn.Module, num_classes: int) -> nn.Module:
+    """Return a newly initialised copy of a linear or convolution layer for another number of classes.
+
+    Args:
+        old: An `torch.nn.Linear` or `torch.nn.Conv2d` (1d, 3d); it is not changed.
+        num_classes: Output features or channels of the new layer.
+    """
+    new = copy_without_hooks(old)
+    for name in ("weight", "bias"):
+        tensor = getattr(old, name)
+        if tensor is not None:
+            resized = tensor.new_empty(num_classes, *tensor.shape[1:])
+            setattr(new, name, nn.Parameter(resized, tensor.requires_grad))
+    setattr(new, _width_attribute(new), num_classes)
+    new.reset_parameters()  # type: ignore[operator]
+    return new
+
+
+def _build_switches(
+    model: nn.Module, report: ConversionReport, selection: DatasetSelection, head_factory: HeadFactory
+) -> dict[int, tuple[nn.Module, DatasetSwitch]]:
+    """Build every switch beside the model, which is not changed yet; keys are ids of the originals."""
+    switches: dict[int, tuple[nn.Module, DatasetSwitch]] = {}
+    for site in report.norms:
+        norm = model.get_submodule(site.path)
+        try:
+            switches[id(norm)] = norm, DatasetAwareBatchNorm.from_norm(norm, selection)
+        except Exception as error:
+            raise ConversionError(f"{site.path} ({site.module}) cannot be copied: {error}") from error
+    for site in report.classifiers:
+        old = model.get_submodule(site.path)
+        try:
+            heads = _build_heads(old, report.num_classes or (), head_factory)
+        except Exception as error:
+            raise ClassifierNotFoundError(
+                f"classifier {site.path} ({site.module}) cannot be rebuilt for "
+                f"{list(report.num_classes or ())} classes: {error}; pass head_factory(old, num_classes)"
+            ) from error
+        switches[id(old)] = old, DatasetAwareHead(heads, selection)
+    return switches
+
+
+def _build_heads(old: nn.Module, num_classes: Sequence[int], head_factory: HeadFactory) -> list[nn.Module]:
+    """Keep the original for the first dataset that fits it, copy it for others that do, build the rest."""
+    width = getattr(old, _width_attribute(old), None) if head_factory is resize_classifier else None
+    heads: list[nn.Module] = []
+    for number in num_classes:
+        if number == width:
+            heads.append(copy_without_hooks(old) if old in heads else old)
+            continue
+        head = head_factory(old, number)
+        if not isinstance(head, nn.Module) or head in heads:
+            raise TypeError(f"head_factory must return a new module for every dataset, got {head!r}")
+        heads.append(head if head is old else head.train(old.training))
+    return heads
+
+
+def _width_attribute(layer: nn.Module) -> str:
+    return "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+
+
+def _install(model: nn.Module, switches: dict[int, tuple[nn.Module, DatasetSwitch]]) -> nn.Module:
+    """Put every switch where its original is used, at each place of a shared instance."""
+    parents = list(model.modules())
+    for original, switch in switches.values():
+        move_hooks(original, switch)
+    for parent in parents:
+        for name, child in parent._modules.items():
+            if id(child) in switches:
+                # Past any overridden __setattr__ or add_module: a half-converted model must not exist.
+                parent._modules[name] = switches[id(child)][1]
+    return switches[id(model)][1] if id(model) in switches else model

@@ -1,0 +1,8 @@
+"""Measure segmentation models: metrics and inference at any image size."""
+
+from __future__ import annotations
+
+from dabnn.evaluation.inference import eval_mode, evaluate_model, predict_logits
+from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
+
+__all__ = ["SegmentationMetric", "SegmentationResult", "eval_mode", "evaluate_model", "predict_logits"]

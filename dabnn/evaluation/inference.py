@@ -1,0 +1,108 @@
+"""Run a segmentation model on images of any size, and measure it on a loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
+
+
+def predict_logits(model: nn.Module, images: Tensor, *, divisor: int = 32) -> Tensor:
+    """Return logits of the size of ``images``, whatever sizes the model takes and gives.
+
+    Images are padded at the right and at the bottom to a multiple of ``divisor`` by repeating their border,
+    never squashed; logits smaller than the padded input are resized to it (bilinear), and the padding is
+    cut off. Gradient mode and the training flags are the caller's.
+
+    Args:
+        model: Returns logits (B, C, h, w), a dict with them under "out", or a sequence that starts with them.
+        images: Normalised images (B, 3, H, W).
+        divisor: The model takes heights and widths that are multiples of this.
+
+    Returns:
+        Logits (B, C, H, W).
+
+    Raises:
+        TypeError: The model's output is none of the above.
+    """
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (0, -width % divisor, 0, -height % divisor), mode="replicate")
+    logits = _logits_of(model(padded))
+    if logits.shape[-2:] != padded.shape[-2:]:
+        logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
+    return logits[..., :height, :width]
+
+
+def evaluate_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    metric: SegmentationMetric,
+    device: torch.device | str,
+) -> SegmentationResult:
+    """Measure ``model`` on every batch of ``loader``.
+
+    Runs in eval mode and without gradients; afterwards, on exceptions too, each module has its own training
+    flag again. Of a dataset-aware model, select the dataset first (`dabnn.use_dataset`).
+
+    Args:
+        model: A segmentation model on ``device``; see `predict_logits` for its output.
+        loader: Yields dicts with "image" and "mask", or pairs of them: images (B, 3, H, W) and class ids
+            (B, H, W).
+        metric: Reset, moved to ``device`` and filled.
+        device: Where the batches are moved to.
+
+    Returns:
+        The result over the whole loader.
+
+    Raises:
+        DataError: The loader is empty, or a label is outside the metric's classes.
+    """
+    metric.reset()
+    metric.to(device)
+    with eval_mode(model), torch.inference_mode():
+        for batch in loader:
+            images, target = (part.to(device, non_blocking=True) for part in _images_and_target(batch))
+            metric.update(predict_logits(model, images), target)
+    return metric.compute()
+
+
+@contextmanager
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` in eval mode for a while, then give each module back its own training flag.
+
+    ``model.train()`` would not do: it would wake layers that the user froze with ``layer.eval()``.
+    """
+    flags = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _images_and_target(batch: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(batch, Mapping):
+        return batch["image"], batch["mask"]
+    images, target = batch
+    return images, target
+
+
+def _logits_of(output: Any) -> Tensor:
+    if isinstance(output, Mapping) and "out" in output:
+        output = output["out"]
+    elif isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor) or output.ndim != 4:
+        kind = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        raise TypeError(
+            "a segmentation model must return logits (B, C, H, W), a dict with them under 'out', or a "
+            f"sequence that starts with them, but this output is {kind}: wrap the model."
+        )
+    return output

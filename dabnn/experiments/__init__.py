@@ -1,0 +1,1 @@
+"""Experiments from a config file: build, train by a method, evaluate, tabulate."""

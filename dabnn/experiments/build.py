@@ -1,0 +1,116 @@
+"""Build datasets, loaders, model, optimizer and schedule from a config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import segmentation_models_pytorch as smp
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
+
+import dabnn
+from dabnn.data import FolderDataset, SeededLoader, SegmentationDataset, ToyStreets, eval_transform, train_transform
+from dabnn.errors import ConfigError
+from dabnn.experiments.config import Config, TrainingConfig
+from dabnn.experiments.weights import load_imagenet_encoder
+from dabnn.training import poly, sgd
+
+EVALUATION_BATCH = 8
+
+
+def data_directory(config: Config, override: str | Path | None = None) -> Path:
+    """Return the folder of the datasets: ``override``, else ``$DABNN_DATA``, else the config's."""
+    return Path(override or os.environ.get("DABNN_DATA") or config.data_dir)
+
+
+def build_dataset(config: Config, name: str, *, train: bool, data_dir: Path) -> SegmentationDataset:
+    """Return the training or evaluation split of one dataset."""
+    entry = config.datasets[name]
+    split = entry.train if train else entry.evaluate
+    if entry.kind == "toy":
+        return ToyStreets(entry.root, split)
+    return FolderDataset(data_dir / entry.root, split, name=name)
+
+
+def build_train_loader(config: Config, dataset: SegmentationDataset, seed: int) -> SeededLoader:
+    """Return the shuffled, augmented loader; its batches depend on the seed and the dataset alone."""
+    images = config.images
+    transform = train_transform(
+        images.crop,
+        scale=images.scale,
+        flip=images.flip,
+        mean=images.mean,
+        std=images.std,
+        ignore_index=dataset.ignore_index,
+    )
+    return SeededLoader(
+        dataset,
+        config.training.batch_size,
+        transform=transform,
+        seed=seed,
+        num_workers=config.training.workers,
+    )
+
+
+def build_eval_loader(config: Config, dataset: SegmentationDataset) -> SeededLoader:
+    """Return the loader of whole images in file order."""
+    transform = eval_transform(mean=config.images.mean, std=config.images.std)
+    return SeededLoader(dataset, EVALUATION_BATCH, transform=transform, shuffle=False, drop_last=False)
+
+
+def build_model(config: Config, num_classes: Mapping[str, int], *, shared_norms: bool = False) -> nn.Module:
+    """Return a dataset-aware model for the given datasets, initialised from torch's random state.
+
+    Args:
+        config: The experiment.
+        num_classes: Number of classes by dataset name, in branch order.
+        shared_norms: Keep the norms shared, so that only the classifiers are private.
+    """
+    entry = config.model
+    try:
+        architecture = getattr(smp, entry.architecture)
+        widest = max(num_classes.values())
+        model = architecture(entry.encoder, encoder_weights=None, classes=widest, **entry.arguments)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"model {entry.architecture} with encoder {entry.encoder}: {error}") from error
+    if entry.weights == "imagenet":
+        load_imagenet_encoder(model, entry.encoder)
+    if entry.bn_momentum is not None:
+        for module in model.modules():
+            if isinstance(module, _BatchNorm):
+                module.momentum = entry.bn_momentum
+    return dabnn.convert_to_dataset_aware(
+        model,
+        dataset_names=list(num_classes),
+        num_classes=list(num_classes.values()),
+        skip="*" if shared_norms else (),
+    )
+
+
+def build_optimizer(config: TrainingConfig, model: nn.Module) -> Optimizer:
+    """Return the optimizer over all trainable parameters."""
+    if config.optimizer == "sgd":
+        return sgd(model, config.lr, config.momentum, config.weight_decay)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return AdamW(trainable, lr=config.lr, weight_decay=config.weight_decay)
+
+
+def build_scheduler(config: TrainingConfig, optimizer: Optimizer, max_steps: int) -> LRScheduler:
+    """Return the schedule, after a linear warm-up if there is one."""
+    length = max_steps - config.warmup
+    if config.schedule == "poly":
+        schedule: LRScheduler = poly(optimizer, length)
+    elif config.schedule == "cosine":
+        schedule = CosineAnnealingLR(optimizer, length)
+    else:
+        schedule = ConstantLR(optimizer, factor=1.0)
+    if not config.warmup:
+        return schedule
+    warmup = LinearLR(optimizer, start_factor=1 / config.warmup, total_iters=config.warmup)
+    return SequentialLR(optimizer, [warmup, schedule], milestones=[config.warmup])
+
+

@@ -1,0 +1,203 @@
+"""The YAML configuration of an experiment, as typed dataclasses."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import asdict, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from dabnn.errors import ConfigError
+
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """A model of segmentation-models-pytorch.
+
+    Attributes:
+        architecture: Name of an SMP class such as "PSPNet".
+        encoder: Name of its encoder.
+        arguments: Further keyword arguments of the class.
+        weights: "imagenet" loads the encoder weights of `dabnn.experiments.weights`.
+        bn_momentum: Momentum of every batch norm, or None to keep the model's.
+    """
+
+    architecture: str = "PSPNet"
+    encoder: str = "resnet18"
+    arguments: dict[str, Any] = field(default_factory=dict)
+    weights: Literal["none", "imagenet"] = "none"
+    bn_momentum: float | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class DatasetConfig:
+    """Where one dataset comes from.
+
+    Attributes:
+        kind: "folder" for `dabnn.data.FolderDataset`, "toy" for `dabnn.data.ToyStreets`.
+        root: Folder below the data directory, or the name of the toy dataset.
+        train: Training split.
+        evaluate: Evaluation split.
+        weight: Loss weight w_i (Eq. 3).
+        ratio: Batches per step.
+    """
+
+    root: str
+    kind: Literal["folder", "toy"] = "folder"
+    train: str = "train"
+    evaluate: str = "val"
+    weight: float = 1.0
+    ratio: int = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class ImageConfig:
+    """Input normalisation and the paper's augmentation (Section 4.1).
+
+    Attributes:
+        mean: Channel means of images in [0, 1].
+        std: Channel standard deviations of images in [0, 1].
+        crop: Height and width of training crops.
+        scale: Range of the random scale.
+        flip: Probability of a horizontal flip.
+        divisor: Evaluation images are padded to a multiple of this.
+    """
+
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    crop: tuple[int, int] = (512, 512)
+    scale: tuple[float, float] = (0.5, 2.1)
+    flip: float = 0.5
+    divisor: int = 32
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """Optimisation; the defaults are the paper's (Section 4.1).
+
+    Attributes:
+        steps: DAT steps; every dataset gives ``ratio`` batches per step.
+        batch_size: Images per dataset and step.
+        optimizer: "sgd" or "adamw".
+        lr: Initial learning rate.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay.
+        schedule: "poly" (power 0.9), "cosine" or "constant".
+        warmup: Steps of linear warm-up.
+        backward: How gradients are computed, see `dabnn.training.step`.
+        precision: Mixed precision.
+        clip_norm: Largest gradient norm, or None.
+        channels_last: Use the channels-last memory format.
+        ema_decay: Decay of the weight average, or None.
+        activation_checkpointing: Trade time for memory.
+        workers: Loader processes per dataset.
+        checkpoint_every: Steps between checkpoints, or None for the last one only.
+    """
+
+    steps: int = 40_000
+    batch_size: int = 8
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 1e-4
+    schedule: Literal["poly", "cosine", "constant"] = "poly"
+    warmup: int = 0
+    backward: Literal["per_dataset", "joint", "fused"] = "per_dataset"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    clip_norm: float | None = None
+    channels_last: bool = False
+    ema_decay: float | None = None
+    activation_checkpointing: bool = False
+    workers: int = 0
+    checkpoint_every: int | None = 200
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """One experiment.
+
+    Attributes:
+        name: Names the folder of its runs.
+        datasets: The datasets by name, in branch order.
+        data_dir: Folder of all datasets, relative to the config file; ``$DABNN_DATA`` and ``--data`` win.
+        model: The network.
+        images: Normalisation and augmentation.
+        training: Optimisation.
+    """
+
+    name: str
+    datasets: dict[str, DatasetConfig]
+    data_dir: str = "."
+    model: ModelConfig = field(default_factory=ModelConfig)
+    images: ImageConfig = field(default_factory=ImageConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+
+
+def load_config(path: str | Path) -> Config:
+    """Read a config file; ``data_dir`` becomes absolute.
+
+    Raises:
+        ConfigError: If the file is missing, not YAML, or has unknown keys or wrong values.
+    """
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"cannot read config {path}: {error}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"config {path} must be a mapping of keys to values")
+    data["data_dir"] = str((path.parent / data.get("data_dir", ".")).resolve())
+    return parse_config(data, str(path))
+
+
+def parse_config(data: dict[str, Any], source: str = "config") -> Config:
+    """Build a config from plain values.
+
+    Args:
+        data: Nested mapping, as read from YAML.
+        source: What error messages call it.
+
+    Raises:
+        ConfigError: If a key is unknown (the nearest known one is named) or a value is wrong.
+    """
+    try:
+        return TypeAdapter(Config).validate_python(data)
+    except ValidationError as error:
+        problems = [_explain(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
+        raise ConfigError(f"{source}: " + "; ".join(problems)) from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Return the config as plain values that YAML and JSON can hold."""
+    data: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    return data
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    where = ".".join(str(part) for part in location)
+    if kind not in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"{where}: {message}"
+    near = difflib.get_close_matches(str(location[-1]), list(_known_keys(location[:-1])), n=1, cutoff=0)
+    return f"unknown key {where}, did you mean {near[0]!r}?" if near else f"unknown key {where}"
+
+
+def _known_keys(location: tuple[int | str, ...]) -> Iterator[str]:
+    """Field names of the dataclass at a location such as ("datasets", "camvid")."""
+    classes = {"model": ModelConfig, "images": ImageConfig, "training": TrainingConfig, "datasets": DatasetConfig}
+    cls: Any = classes.get(str(location[0]), Config) if location else Config
+    if is_dataclass(cls):
+        yield from (item.name for item in fields(cls))
+

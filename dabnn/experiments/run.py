@@ -1,0 +1,200 @@
+"""Train and evaluate a method on an experiment's datasets, once per seed; finished runs are not repeated."""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_model
+
+import dabnn
+from dabnn.data import SegmentationDataset
+from dabnn.evaluation import SegmentationResult
+from dabnn.experiments.build import (
+    build_dataset,
+    build_eval_loader,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    build_train_loader,
+    data_directory,
+)
+from dabnn.experiments.config import Config, to_dict
+from dabnn.experiments.methods import get_method
+from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
+
+VERSIONED = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a results table: mIoU in percent on the evaluation split at full image size."""
+
+    method: str
+    dataset: str
+    seed: int
+    steps: int
+    miou: float
+
+
+def run_method(
+    config: Config,
+    method: str,
+    seed: int,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    callbacks: Callable[[], Iterable[Callback]] = tuple,
+) -> list[Row]:
+    """Train and evaluate one method with one seed.
+
+    Interrupted trainings resume from their last checkpoint; finished ones are read back.
+
+    Args:
+        config: The experiment.
+        method: Name of the method, see `dabnn.experiments.methods`.
+        seed: Seed of initialisation, data order and augmentation.
+        out: Folder of the experiment's runs.
+        data_dir: Folder of the datasets, if not the config's.
+        callbacks: Makes further callbacks for each training.
+
+    Returns:
+        One row per dataset.
+    """
+    names = list(config.datasets)
+    groups = [names] if get_method(method).together else [[name] for name in names]
+    rows = []
+    for group in groups:
+        folder = run_folder(out, method, seed, group)
+        if not _is_finished(folder, config):
+            _train(config, method, seed, group, folder, data_directory(config, data_dir), callbacks())
+        rows += read_rows(folder)
+    return rows
+
+
+def run_folder(out: Path, method: str, seed: int, datasets: Sequence[str]) -> Path:
+    """Return the folder of one training, such as ``runs/three_cities/single-seed0/camvid``."""
+    folder = out / f"{method}-seed{seed}"
+    return folder if get_method(method).together else folder / datasets[0]
+
+
+def read_rows(folder: Path) -> list[Row]:
+    """Return the rows of a finished training."""
+    return [Row(**row) for row in json.loads((folder / "result.json").read_text())["rows"]]
+
+
+def write_table(out: Path, path: Path) -> list[Row]:
+    """Collect the results of all finished trainings below ``out`` into one tidy CSV; return its rows."""
+    rows = sorted(
+        (row for file in out.rglob("result.json") for row in read_rows(file.parent)),
+        key=lambda row: (row.method, row.seed),
+    )
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([field.name for field in fields(Row)])
+        writer.writerows([row.method, row.dataset, row.seed, row.steps, f"{row.miou:.2f}"] for row in rows)
+    return rows
+
+
+def environment() -> dict[str, str]:
+    """Return the versions, commit and machine that a result was made with."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
+    ).stdout.strip()
+    versions = {package: version(package) for package in VERSIONED}
+    return {"dabnn": dabnn.__version__, "commit": commit or "unknown", **versions, "machine": platform.machine()}
+
+
+def _is_finished(folder: Path, config: Config) -> bool:
+    file = folder / "result.json"
+    return file.exists() and json.loads(file.read_text())["config"] == _identity(config)
+
+
+def _identity(config: Config) -> dict[str, Any]:
+    """The part of a config that its results depend on."""
+    return {key: value for key, value in to_dict(config).items() if key != "data_dir"}
+
+
+def _train(
+    config: Config,
+    method: str,
+    seed: int,
+    names: Sequence[str],
+    folder: Path,
+    data_dir: Path,
+    callbacks: Iterable[Callback],
+) -> None:
+    train = {name: build_dataset(config, name, train=True, data_dir=data_dir) for name in names}
+    evaluation = {name: build_dataset(config, name, train=False, data_dir=data_dir) for name in names}
+    trainer = build_trainer(config, method, seed, train, folder, callbacks)
+    trainer.fit(config.training.steps, resume=True)
+    loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
+    results = trainer.evaluate(loaders)
+    _write_run(config, method, seed, evaluation, folder, trainer, results)
+
+
+def build_trainer(
+    config: Config,
+    method: str,
+    seed: int,
+    datasets: dict[str, SegmentationDataset],
+    folder: Path,
+    callbacks: Iterable[Callback] = (),
+) -> AlternationTrainer:
+    """Return the trainer of one network; seeds torch's global generator."""
+    settings, training = get_method(method), config.training
+    torch.manual_seed(seed)
+    widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
+    model = build_model(config, widths, shared_norms=settings.shared_norms)
+    return AlternationTrainer(
+        model,
+        {name: build_train_loader(config, dataset, seed) for name, dataset in datasets.items()},
+        optimizer=build_optimizer(training, model),
+        scheduler=partial(build_scheduler, training),
+        backward=training.backward,
+        update=settings.update,
+        weights={name: config.datasets[name].weight for name in datasets},
+        ratios={name: config.datasets[name].ratio for name in datasets},
+        precision=training.precision,
+        clip_norm=training.clip_norm,
+        channels_last=training.channels_last,
+        ema_decay=training.ema_decay,
+        activation_checkpointing=training.activation_checkpointing,
+        callbacks=[CSVLogger(folder / "metrics.csv"), TensorBoardLogger(folder / "tensorboard"), *callbacks],
+        run_dir=folder,
+        checkpoint_every=training.checkpoint_every,
+    )
+
+
+def _write_run(
+    config: Config,
+    method: str,
+    seed: int,
+    datasets: dict[str, SegmentationDataset],
+    folder: Path,
+    trainer: AlternationTrainer,
+    results: dict[str, SegmentationResult],
+) -> None:
+    """Write the weights first and the result last: its presence means that the run is finished."""
+    model = trainer.model if trainer.ema is None else trainer.ema.module
+    save_model(model, str(folder / "model.safetensors"))
+    rows = [Row(method, name, seed, trainer.step, result.miou) for name, result in results.items()]
+    record = {
+        "config": _identity(config),
+        "environment": environment(),
+        "rows": [asdict(row) for row in rows],
+        "iou": {name: result.iou for name, result in results.items()},
+        "datasets": {
+            name: {"classes": dataset.classes, "palette": dataset.palette} for name, dataset in datasets.items()
+        },
+    }
+    (folder / "result.json").write_text(json.dumps(record, indent=1))

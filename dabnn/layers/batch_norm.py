@@ -1,0 +1,73 @@
+"""Dataset-aware batch norm: private statistics and affine parameters per dataset."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from typing import Any, ClassVar, Self
+
+from torch import nn
+
+from dabnn.layers.switch import DatasetSwitch
+from dabnn.selection import DatasetSelection
+
+HOOKS = (
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+)
+
+
+class DatasetAwareBatchNorm(DatasetSwitch):
+    """N batch norms behind one switch (the paper's dataset-specific BN, Section 3.2, Eq. 1 and 2).
+
+    Each dataset normalises with its own mean and variance and scales with its own gamma and beta. Works
+    for any module that behaves like a batch norm: 1d, 2d, 3d, synchronised, or fused with an activation
+    as in timm. It is deliberately not a ``_BatchNorm`` itself, since converters such as
+    `torch.nn.SyncBatchNorm.convert_sync_batchnorm` would then collapse it into one.
+    """
+
+    branch_list: ClassVar[str] = "bns"
+
+    @classmethod
+    def from_norm(cls, norm: nn.Module, selection: DatasetSelection) -> Self:
+        """Build branches that all start as ``norm``: the first one is ``norm`` itself.
+
+        Args:
+            norm: Any batch norm. It keeps its parameters; the other branches own copies of them, with
+                the same device, dtype, ``requires_grad`` and mode. Its hooks are not copied; those of
+                modules inside it (an activation) are shared by all branches.
+            selection: The selection of the model.
+        """
+        copies = [copy_without_hooks(norm) for _ in range(len(selection) - 1)]
+        return cls([norm, *copies], selection)
+
+
+def copy_without_hooks(module: nn.Module) -> nn.Module:
+    """Return a deep copy of ``module`` that carries none of its forward and backward hooks.
+
+    Modules inside it that have hooks share them with their copy: a hook and whatever it is bound to is
+    never copied, and a handle removes it from both.
+    """
+    memo: dict[int, Any] = {}
+    for inner in module.modules():
+        for name in HOOKS:
+            hooks = vars(inner)[name]
+            memo[id(hooks)] = hooks if hooks and inner is not module else OrderedDict()
+    return copy.deepcopy(module, memo)
+
+
+def move_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Move hooks to another module; handles that the user holds keep working.
+
+    Both modules are changed: ``source`` ends without hooks.
+    """
+    for hooks in HOOKS:
+        vars(target)[hooks] = vars(source)[hooks]
+        vars(source)[hooks] = OrderedDict()
+    target._is_full_backward_hook = source._is_full_backward_hook
+    source._is_full_backward_hook = None

@@ -1,0 +1,129 @@
+"""What dabnn knows about the models of timm, segmentation-models-pytorch and torchvision.
+
+Nothing here imports these libraries: a model is recognised by the module that defines its class.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from torch import nn
+
+from dabnn.errors import ClassifierNotFoundError, DabnnError
+
+LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+_SMP_SAVERS = ("save_pretrained", "push_to_hub")
+
+# Modules whose last linear layer gives the classes, by the package that defines the model; the first
+# match counts. SMP's optional classification_head is not among them: it stays shared.
+_CLASSIFIER_ROOTS = {
+    "segmentation_models_pytorch": ("segmentation_head",),
+    "torchvision.models.segmentation.lraspp": ("classifier.low_classifier", "classifier.high_classifier"),
+    "torchvision.models.segmentation": ("classifier", "aux_classifier"),
+    "torchvision.models": ("fc", "classifier", "head", "heads", "aux1", "aux2", "AuxLogits"),
+}
+
+
+def find_classifiers(model: nn.Module) -> list[str]:
+    """Return the paths of the linear or convolution layers that produce the classes.
+
+    Known are every SMP architecture (``segmentation_head``; the optional ``classification_head`` stays
+    shared), timm models (some have several classifiers) and torchvision's segmentation and
+    classification models. Auxiliary heads follow the main one.
+
+    Raises:
+        ClassifierNotFoundError: For other models, and for models without a classifier.
+    """
+    if _defined_in(model, "torchvision.models.detection"):
+        raise ClassifierNotFoundError(
+            "torchvision detection models are converted by their norms only: leave num_classes out"
+        )
+    if _defined_in(model, "timm"):
+        paths = _timm_classifiers(model)
+    else:
+        known = (roots for package, roots in _CLASSIFIER_ROOTS.items() if _defined_in(model, package))
+        paths = [path for root in next(known, ()) if (path := _last_linear(model, root))]
+    if paths:
+        return paths
+    kind = f"{type(model).__module__}.{type(model).__name__}"
+    if getattr(model, "num_classes", None) == 0:
+        raise ClassifierNotFoundError(
+            f"this {kind} was built without a classifier (num_classes=0): build it with one, or leave "
+            "num_classes out to convert its norms only"
+        )
+    raise ClassifierNotFoundError(
+        f"no classifier is known for {kind}; pass classifier='path.to.layer' (candidate: "
+        f"{_last_linear(model, '')!r}), or leave num_classes out to share the classifier"
+    )
+
+
+def set_num_classes(model: nn.Module, num_classes: int) -> None:
+    """Update, in place, the configuration with which a library rebuilds an extracted model."""
+    config = getattr(model, "_hub_mixin_config", None)
+    if _defined_in(model, "segmentation_models_pytorch") and isinstance(config, dict):
+        model._hub_mixin_config = {**config, "classes": num_classes}  # type: ignore[assignment]
+    if _defined_in(model, "timm"):
+        for module in model.modules():  # RepVit and IFormer classifiers keep the number as well
+            if "num_classes" in vars(module):
+                module.num_classes = num_classes  # type: ignore[assignment]
+
+
+def block_plain_saving(model: nn.Module) -> None:
+    """Make SMP's inherited savers raise: they would write a file that SMP cannot load back."""
+    if _defined_in(model, "segmentation_models_pytorch"):
+        for saver in _SMP_SAVERS:
+            vars(model)[saver] = _refuse_plain_saving
+
+
+def allow_plain_saving(model: nn.Module) -> None:
+    """Undo `block_plain_saving`."""
+    for saver in _SMP_SAVERS:
+        vars(model).pop(saver, None)
+
+
+def _refuse_plain_saving(*args: Any, **kwargs: Any) -> NoReturn:
+    raise DabnnError(
+        "segmentation-models-pytorch cannot load a dataset-aware model back. Save the plain model of one "
+        "dataset with dabnn.extract_dataset(model, dataset).save_pretrained(...), or all datasets with "
+        "safetensors.torch.save_model(model, path)"
+    )
+
+
+def _defined_in(model: nn.Module, package: str) -> bool:
+    return any(f"{cls.__module__}.".startswith(f"{package}.") for cls in type(model).__mro__)
+
+
+def _timm_classifiers(model: nn.Module) -> list[str]:
+    """Join what timm's two sources say: each one alone misses some auxiliary heads.
+
+    The configuration lacks the distillation head of two LeViT models, ``get_classifier`` lacks VOLO's
+    auxiliary head and often returns a module around the layer that is meant.
+    """
+    named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
+    roots = [named] if isinstance(named, str) else list(named)
+    paths = [path for root in roots if (path := _last_linear(model, root))]
+    heads = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
+    layers = {
+        id(layer)
+        for head in (heads if isinstance(heads, tuple | list) else [heads])
+        if isinstance(head, nn.Module)
+        for layer in head.modules()
+        if isinstance(layer, LINEAR) and layer.weight.shape[0] == getattr(model, "num_classes", None)
+    }
+    paths += [path for path, layer in model.named_modules() if id(layer) in layers]
+    return list(dict.fromkeys(paths))
+
+
+def _last_linear(model: nn.Module, root: str) -> str | None:
+    """Return the path of the last linear or convolution layer below (or at) ``root``."""
+    try:
+        module = model.get_submodule(root)
+    except AttributeError:
+        return None
+    if module is None:  # torchvision: aux_classifier=None
+        return None
+    inside = [name for name, child in module.named_modules() if isinstance(child, LINEAR)]
+    if not inside:
+        return None
+    return ".".join(part for part in (root, inside[-1]) if part)

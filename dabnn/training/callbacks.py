@@ -1,0 +1,135 @@
+"""What happens around the steps: progress bar, logs, periodic evaluation. Subclass `Callback` for more."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+if TYPE_CHECKING:
+    from dabnn.evaluation import SegmentationResult
+    from dabnn.training.trainer import AlternationTrainer
+
+
+class Callback:
+    """Called by `AlternationTrainer.fit`; every method may be left out."""
+
+    def on_fit_start(self, trainer: AlternationTrainer) -> None:
+        """Run before the first step, after a resume."""
+
+    def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
+        """Run after every step; ``losses`` holds the unweighted loss of each dataset."""
+
+    def on_evaluate_end(self, trainer: AlternationTrainer, results: Mapping[str, SegmentationResult]) -> None:
+        """Run after every `AlternationTrainer.evaluate`."""
+
+    def on_fit_end(self, trainer: AlternationTrainer) -> None:
+        """Run after the last step, and when an error or a signal ends the run."""
+
+
+class ProgressBar(Callback):
+    """A bar with the smoothed loss of every dataset and the time left."""
+
+    def __init__(self, smoothing: float = 0.95) -> None:
+        """Set how much of the old loss each step keeps, in [0, 1)."""
+        self.smoothing = smoothing
+        self._smooth: dict[str, float] = {}
+
+    def on_fit_start(self, trainer: AlternationTrainer) -> None:
+        """Open the bar."""
+        columns = [MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), "<", TimeRemainingColumn()]
+        self._progress = Progress(*columns, TextColumn("{task.fields[losses]}"))
+        self._progress.start()
+        self._bar = self._progress.add_task("steps", total=trainer.max_steps, completed=trainer.step, losses="")
+
+    def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
+        """Advance the bar."""
+        for name, loss in losses.items():
+            old = self._smooth.get(name, loss)
+            self._smooth[name] = self.smoothing * old + (1 - self.smoothing) * loss
+        shown = "  ".join(f"{name} {loss:.3f}" for name, loss in self._smooth.items())
+        self._progress.update(self._bar, completed=trainer.step, losses=shown)
+
+    def on_fit_end(self, trainer: AlternationTrainer) -> None:
+        """Close the bar."""
+        self._progress.stop()
+
+
+class CSVLogger(Callback):
+    """Writes ``step, dataset, loss, lr`` rows; a resumed run continues its file without doubled rows."""
+
+    def __init__(self, path: str | Path, every: int = 10) -> None:
+        """Log every ``every`` steps to ``path``."""
+        self.path = Path(path)
+        self.every = every
+
+    def on_fit_start(self, trainer: AlternationTrainer) -> None:
+        """Open the file, keeping the rows up to the step that the run resumes from."""
+        kept: list[list[str]] = []
+        if trainer.step and self.path.exists():
+            with self.path.open(newline="") as file:
+                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= trainer.step]
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("w", newline="")
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        self._writer.writerows([["step", "dataset", "loss", "lr"], *kept])
+
+    def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
+        """Write one row per dataset."""
+        if trainer.step % self.every == 0:
+            rate = trainer.optimizer.param_groups[0]["lr"]
+            self._writer.writerows([trainer.step, name, f"{loss:.6g}", f"{rate:.6g}"] for name, loss in losses.items())
+            self._file.flush()
+
+    def on_fit_end(self, trainer: AlternationTrainer) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoardLogger(Callback):
+    """Writes losses, learning rate and mIoU as TensorBoard scalars."""
+
+    def __init__(self, folder: str | Path, every: int = 10) -> None:
+        """Log every ``every`` steps to ``folder``."""
+        self.folder = str(folder)
+        self.every = every
+
+    def on_fit_start(self, trainer: AlternationTrainer) -> None:
+        """Open the event file; events after the resumed step are dropped by TensorBoard."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer = SummaryWriter(self.folder, purge_step=trainer.step or None)
+
+    def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
+        """Write the scalars."""
+        if trainer.step % self.every == 0:
+            for name, loss in losses.items():
+                self._writer.add_scalar(f"loss/{name}", loss, trainer.step)
+            self._writer.add_scalar("lr", trainer.optimizer.param_groups[0]["lr"], trainer.step)
+
+    def on_evaluate_end(self, trainer: AlternationTrainer, results: Mapping[str, SegmentationResult]) -> None:
+        """Write the mIoU in percent."""
+        for name, result in results.items():
+            self._writer.add_scalar(f"miou/{name}", result.miou, trainer.step)
+
+    def on_fit_end(self, trainer: AlternationTrainer) -> None:
+        """Close the event file."""
+        self._writer.close()
+
+
+class EvaluateEvery(Callback):
+    """Evaluates during training and keeps the results in ``history``."""
+
+    def __init__(self, loaders: Mapping[str, Iterable[Any]], every: int) -> None:
+        """Evaluate on ``loaders`` every ``every`` steps."""
+        self.loaders = loaders
+        self.every = every
+        self.history: dict[int, dict[str, SegmentationResult]] = {}
+
+    def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
+        """Evaluate when it is time."""
+        if trainer.step % self.every == 0:
+            self.history[trainer.step] = trainer.evaluate(self.loaders)

@@ -1,0 +1,171 @@
+"""Draw one batch (or more) per dataset and step from loaders of different length, resumably."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Literal
+
+from dabnn.errors import CheckpointError, ConfigError, DabnnWarning, DataError
+from dabnn.training.batch import Draw
+
+EpochLength = Literal["longest", "shortest"]
+
+
+class BatchStream:
+    """An endless stream of one loader's batches that knows its position.
+
+    The loader is iterated again whenever it ends, so a shuffling loader gives another order each time.
+    """
+
+    def __init__(self, dataset: str, loader: Iterable[Any]) -> None:
+        """Start at the first batch of the loader."""
+        self.dataset = dataset
+        self.loader = loader
+        self.epoch = 0
+        self.batch = 0
+        self._iterator: Iterator[Any] | None = None
+
+    def __len__(self) -> int:
+        """Return the number of batches an epoch; raises TypeError for loaders without a length."""
+        return len(self.loader)  # type: ignore[arg-type]
+
+    def next(self) -> Any:
+        """Return the next batch, starting the loader over when it ends.
+
+        Raises:
+            DataError: If the loader is empty.
+        """
+        for _ in range(2):
+            if self._iterator is None:
+                self._iterator = iter(self.loader)
+            try:
+                batch = next(self._iterator)
+            except StopIteration:
+                if self.batch == 0:
+                    break
+                self.restart()
+                continue
+            self.batch += 1
+            return batch
+        raise DataError(
+            f"the loader of dataset {self.dataset!r} is empty; check its split, and that drop_last does not drop "
+            "its only batch"
+        )
+
+    def restart(self) -> None:
+        """Go to the start of the next epoch."""
+        self._iterator = None
+        self.epoch, self.batch = self.epoch + 1, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position, with the loader's own state if it keeps one."""
+        state: dict[str, Any] = {"epoch": self.epoch, "batch": self.batch}
+        if hasattr(self.loader, "state_dict"):
+            state["loader"] = self.loader.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue at a saved position.
+
+        Loaders with a ``load_state_dict`` continue exactly. Others are read forward within the epoch, with
+        a warning: the order is the same only if the loader is deterministic.
+        """
+        self.epoch, self.batch = state["epoch"], 0
+        self._iterator = None
+        if "loader" in state:
+            if not hasattr(self.loader, "load_state_dict"):
+                raise CheckpointError(f"the loader of dataset {self.dataset!r} cannot restore its saved state")
+            self.loader.load_state_dict(state["loader"])
+            self.batch = state["batch"]
+            return
+        warnings.warn(
+            f"the loader of dataset {self.dataset!r} has no state_dict: reading {state['batch']} batches forward; the "
+            "resumed run is exact only if its order is deterministic (dabnn.data.SeededLoader is)",
+            DabnnWarning,
+            stacklevel=2,
+        )
+        for _ in range(state["batch"]):
+            self.next()
+
+
+class AlternatingLoaders:
+    """One stream per dataset; each step draws ``ratios[dataset]`` batches from every one.
+
+    Attributes:
+        streams: The streams by dataset name, in training order.
+    """
+
+    def __init__(
+        self,
+        loaders: Mapping[str, Iterable[Any]],
+        weights: Mapping[str, float] | None = None,
+        ratios: Mapping[str, int] | None = None,
+    ) -> None:
+        """Check the arguments; no batch is read yet.
+
+        Args:
+            loaders: Any iterable of batches per dataset.
+            weights: Loss weights w_i of Eq. 3; default 1.
+            ratios: Batches per step; default 1. The loss of a dataset stays the mean over its batches.
+
+        Raises:
+            ConfigError: If a weight or ratio is negative, not a number, or of an unknown dataset.
+        """
+        self.streams = {name: BatchStream(name, loader) for name, loader in loaders.items()}
+        self.weights = {name: 1.0 for name in loaders} | _known("weights", weights, loaders)
+        self.ratios = {name: 1 for name in loaders} | _known("ratios", ratios, loaders)
+        for name, ratio in self.ratios.items():
+            if not isinstance(ratio, int) or ratio < 1:
+                raise ConfigError(f"ratios[{name!r}] must be a positive number of batches per step, got {ratio!r}")
+        for name, weight in self.weights.items():
+            if not weight >= 0:
+                raise ConfigError(f"weights[{name!r}] must not be negative, got {weight!r}")
+
+    def draw(self) -> list[Draw]:
+        """Return the batches of one DAT step, in dataset order."""
+        return [
+            Draw(name, stream.next(), self.weights[name] / self.ratios[name])
+            for name, stream in self.streams.items()
+            for _ in range(self.ratios[name])
+        ]
+
+    def steps_per_epoch(self, length: EpochLength) -> int:
+        """Return the steps until the longest (or shortest) dataset was seen once.
+
+        Raises:
+            ConfigError: If a loader has no length, or the policy is unknown.
+        """
+        if length not in ("longest", "shortest"):
+            raise ConfigError(f"epoch_length must be 'longest' or 'shortest', got {length!r}")
+        steps = []
+        for name, stream in self.streams.items():
+            try:
+                steps.append(-(-len(stream) // self.ratios[name]))
+            except TypeError:
+                raise ConfigError(
+                    f"the loader of dataset {name!r} has no length, so epochs are undefined; give max_steps"
+                ) from None
+        return max(steps) if length == "longest" else min(steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the position of every stream."""
+        return {name: stream.state_dict() for name, stream in self.streams.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue every stream at its saved position.
+
+        Raises:
+            CheckpointError: If the datasets differ from those saved.
+        """
+        if set(state) != set(self.streams):
+            raise CheckpointError(f"the checkpoint was trained on {sorted(state)}, not {sorted(self.streams)}")
+        for name, stream in self.streams.items():
+            stream.load_state_dict(state[name])
+
+
+def _known(what: str, values: Mapping[str, Any] | None, loaders: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = set(values or {}) - set(loaders)
+    if unknown:
+        raise ConfigError(f"{what} names unknown datasets {sorted(unknown)}; there are {list(loaders)}")
+    return dict(values or {})
