@@ -5,6 +5,9 @@ An implementation of Cross-Dataset Collaborative Learning (Wang et al., AAAI 202
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from dabnn.convert import convert_to_dataset_aware
 from dabnn.extract import branch_parameters, extract_dataset, shared_parameters
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
@@ -18,4 +21,41 @@ from dabnn.selection import (
 )
 from dabnn.state_dict import load_state_dict
 
+if TYPE_CHECKING:
+    from dabnn.training import AlternationTrainer
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "AlternationTrainer",
+    "ConversionReport",
+    "DatasetAwareBatchNorm",
+    "DatasetAwareBlock",
+    "DatasetAwareHead",
+    "DatasetSelection",
+    "DatasetSwitch",
+    "__version__",
+    "active_dataset",
+    "branch_parameters",
+    "convert_to_dataset_aware",
+    "dataset_names",
+    "extract_dataset",
+    "load_state_dict",
+    "plan_conversion",
+    "set_dataset",
+    "shared_parameters",
+    "use_dataset",
+]
+
+# Loaded on first use: importing dabnn imports torch only.
+_LAZY = {"AlternationTrainer": "dabnn.training"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

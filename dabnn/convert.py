@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -108,10 +109,11 @@ def _build_switches(
 ) -> dict[int, tuple[nn.Module, DatasetSwitch]]:
     """Build every switch beside the model, which is not changed yet; keys are ids of the originals."""
     switches: dict[int, tuple[nn.Module, DatasetSwitch]] = {}
+    memos: list[dict[int, Any]] = [{} for _ in report.dataset_names[1:]]
     for site in report.norms:
         norm = model.get_submodule(site.path)
         try:
-            switches[id(norm)] = norm, DatasetAwareBatchNorm.from_norm(norm, selection)
+            switches[id(norm)] = norm, DatasetAwareBatchNorm.from_norm(norm, selection, memos)
         except Exception as error:
             raise ConversionError(f"{site.path} ({site.module}) cannot be copied: {error}") from error
     for site in report.classifiers:

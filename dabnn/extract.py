@@ -86,16 +86,18 @@ def _heads(model: nn.Module, index: int) -> Iterator[nn.Module]:
 
 def _unswitch(model: nn.Module, index: int) -> nn.Module:
     """Replace, in place, every switch by one of its branches and every block by a plain sequence."""
+    modules = list(model.modules())
     plain: dict[nn.Module, nn.Module] = {}
-    for module in reversed(list(model.modules())):  # children before their parents
-        for name, child in module._modules.items():
-            if child in plain:
-                module._modules[name] = plain[child]
+    for module in modules:
         if isinstance(module, DatasetSwitch):
             plain[module] = module.branches[index]
         elif isinstance(module, DatasetAwareBlock):
             plain[module] = nn.Sequential(OrderedDict(module.named_children()))
             plain[module].training = module.training
-        if module in plain:
-            move_hooks(module, plain[module])
+    for old, new in plain.items():
+        move_hooks(old, new)
+    for parent in (*modules, *plain.values()):
+        for name, child in parent._modules.items():
+            if child in plain:
+                parent._modules[name] = plain[child]
     return plain.get(model, model)

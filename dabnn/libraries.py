@@ -63,8 +63,8 @@ def set_num_classes(model: nn.Module, num_classes: int) -> None:
     config = getattr(model, "_hub_mixin_config", None)
     if _defined_in(model, "segmentation_models_pytorch") and isinstance(config, dict):
         model._hub_mixin_config = {**config, "classes": num_classes}  # type: ignore[assignment]
-    if _defined_in(model, "timm"):
-        for module in model.modules():  # RepVit and IFormer classifiers keep the number as well
+    if _defined_in(model, "timm") or _defined_in(model, "torchvision.models"):
+        for module in model.modules():  # some classifiers keep the number as well
             if "num_classes" in vars(module):
                 module.num_classes = num_classes  # type: ignore[assignment]
 

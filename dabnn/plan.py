@@ -105,6 +105,8 @@ def plan_conversion(
     shared_on_purpose = bool(classifiers) and any(site.reason == EXCLUDED for site in skipped)
     if not norms and not shared_on_purpose:
         raise NoBatchNormFoundError(_nothing_found(model, skipped))
+    for site in (*norms, *classifiers):
+        _check_hooks(model.get_submodule(site.path), site)
     return ConversionReport(names, norms, classifiers, skipped, classes)
 
 
@@ -144,6 +146,16 @@ def _check_convertible(model: nn.Module) -> None:
             raise ConversionError(f"{where} is wrapped for parallel training; convert first, then wrap")
         if isinstance(module, LazyModuleMixin) and isinstance(module, _BatchNorm):
             raise ConversionError(f"{where} is lazy and has no size yet; run one forward pass first")
+
+
+def _check_hooks(module: nn.Module, site: Site) -> None:
+    for hook in module._forward_pre_hooks.values():
+        if type(hook).__module__.startswith("torch.nn.utils."):
+            raise ConversionError(
+                f"{site.path or 'the model'} ({site.module}): its {type(hook).__name__} hook computes the "
+                "layer's tensors before each forward, so it cannot move to the switch; remove it first, or "
+                "use torch.nn.utils.parametrizations"
+            )
 
 
 def _check_num_classes(
@@ -219,12 +231,13 @@ def _norm_sites(
         reason = "excluded by skip=" if excluded else _reason_to_skip(model, first, module)
         site = Site(first, type(module).__name__, tuple(aliases), reason)
         (skipped if reason else norms).append(site)
-    _warn_about_statistics(model, skipped)
+    if norms:  # else the error will name all that is skipped
+        _warn_about_statistics(model, skipped)
     return tuple(norms), tuple(skipped)
 
 
 def _has_statistics(module: nn.Module) -> bool:
-    return any(name.startswith("running_") for name in module._buffers)
+    return any(name.startswith("running_") and buffer is not None for name, buffer in module._buffers.items())
 
 
 def _inside(path: str, parent: str) -> bool:

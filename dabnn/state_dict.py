@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -44,33 +44,53 @@ def load_state_dict(
     if heads not in ("strict", "skip"):
         raise ValueError(f"heads must be 'strict' or 'skip', got {heads!r}")
     current = model.state_dict()
-    expanded = dict(state_dict)
-    head_keys: set[str] = set()
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DatasetSwitch):
-            prefix = f"{path}." if path else ""
-            module.expand_plain_keys(expanded, prefix)
-            if isinstance(module, DatasetAwareHead):
-                head_keys.update(key for key in current if key.startswith(prefix))
-    for key in current.keys() - expanded.keys():
-        if key.endswith("num_batches_tracked"):  # absent from checkpoints written before torch 0.4.1
-            expanded[key] = torch.zeros((), dtype=torch.long) if current[key].is_meta else current[key]
+    expanded = _expand(model, state_dict, current)
     mismatched = {k for k in current.keys() & expanded.keys() if _shape(current[k]) != _shape(expanded[k])}
-    skipped = sorted(mismatched & head_keys) if heads == "skip" else []
+    branches = _head_branches(model)
+    skipped: list[str] = []
+    if heads == "skip":  # a classifier as a whole, even if only its weight does not fit
+        unfit = tuple(branch for branch in branches if any(key.startswith(branch) for key in mismatched))
+        skipped = sorted(key for key in current if key.startswith(unfit))
+        expanded.update((key, current[key]) for key in skipped)
     problems = [f"missing {key}" for key in sorted(current.keys() - expanded.keys())]
     problems += [f"unexpected {key}" for key in sorted(expanded.keys() - current.keys())]
     problems += [
         f"{key} is {_shape(expanded[key])} in the checkpoint, {_shape(current[key])} in the model"
-        + (" (pass heads='skip' to keep the model's classifier)" if key in head_keys else "")
+        + (" (pass heads='skip' to keep the model's classifier)" if key.startswith(branches) else "")
         for key in sorted(mismatched - set(skipped))
     ]
     if problems:
         shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
         raise CheckpointError(f"the checkpoint does not fit, nothing was loaded: {shown}")
-    for key in skipped:
-        expanded[key] = current[key]
     model.load_state_dict(expanded, assign=assign)
     return skipped
+
+
+def _expand(model: nn.Module, state_dict: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checkpoint with one entry per branch, and with counters that old checkpoints lack."""
+    expanded = dict(state_dict)
+    for prefix, switch in _switches(model):
+        switch.expand_plain_keys(expanded, prefix)
+    for key in current.keys() - expanded.keys():
+        if key.endswith("num_batches_tracked"):  # absent from checkpoints written before torch 0.4.1
+            expanded[key] = torch.zeros((), dtype=torch.long) if current[key].is_meta else current[key]
+    return expanded
+
+
+def _switches(model: nn.Module) -> Iterator[tuple[str, DatasetSwitch]]:
+    for path, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, DatasetSwitch):
+            yield (f"{path}." if path else ""), module
+
+
+def _head_branches(model: nn.Module) -> tuple[str, ...]:
+    """Return the prefixes of the classifiers of all datasets."""
+    return tuple(
+        f"{prefix}{switch.branch_list}.{i}."
+        for prefix, switch in _switches(model)
+        if isinstance(switch, DatasetAwareHead)
+        for i in range(len(switch.branches))
+    )
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
+from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 import dabnn
+from dabnn.convert import resize_classifier
 from dabnn.data import FolderDataset, SeededLoader, SegmentationDataset, ToyStreets, eval_transform, train_transform
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import Config, TrainingConfig
@@ -87,8 +89,16 @@ def build_model(config: Config, num_classes: Mapping[str, int], *, shared_norms:
         model,
         dataset_names=list(num_classes),
         num_classes=list(num_classes.values()),
+        head_factory=_new_head,
         skip="*" if shared_norms else (),
     )
+
+
+def _new_head(old: nn.Module, num_classes: int) -> nn.Module:
+    """Return a classifier initialised as SMP does, so that it starts alike with one dataset and with many."""
+    head = nn.Sequential(resize_classifier(old, num_classes))
+    initialize_head(head)
+    return head[0]
 
 
 def build_optimizer(config: TrainingConfig, model: nn.Module) -> Optimizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import asdict, field, fields, is_dataclass
+from dataclasses import asdict, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -172,6 +172,17 @@ def parse_config(data: dict[str, Any], source: str = "config") -> Config:
     except ValidationError as error:
         problems = [_explain(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
         raise ConfigError(f"{source}: " + "; ".join(problems)) from None
+
+
+def with_steps(config: Config, steps: int) -> Config:
+    """Return the same experiment with another number of steps, under a name of its own.
+
+    Raises:
+        ConfigError: If ``steps`` is not positive.
+    """
+    if steps < 1:
+        raise ConfigError(f"the number of steps must be positive, got {steps}")
+    return replace(config, name=f"{config.name}_{steps}", training=replace(config.training, steps=steps))
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 from torch import nn
@@ -34,7 +35,9 @@ class DatasetAwareBatchNorm(DatasetSwitch):
     branch_list: ClassVar[str] = "bns"
 
     @classmethod
-    def from_norm(cls, norm: nn.Module, selection: DatasetSelection) -> Self:
+    def from_norm(
+        cls, norm: nn.Module, selection: DatasetSelection, memos: Sequence[dict[int, Any]] | None = None
+    ) -> Self:
         """Build branches that all start as ``norm``: the first one is ``norm`` itself.
 
         Args:
@@ -42,18 +45,21 @@ class DatasetAwareBatchNorm(DatasetSwitch):
                 the same device, dtype, ``requires_grad`` and mode. Its hooks are not copied; those of
                 modules inside it (an activation) are shared by all branches.
             selection: The selection of the model.
+            memos: One memo of `copy.deepcopy` for each dataset but the first, which is filled here. Give
+                the same ones for all norms of a model: what norms share, each branch of theirs shares.
         """
-        copies = [copy_without_hooks(norm) for _ in range(len(selection) - 1)]
-        return cls([norm, *copies], selection)
+        if memos is None:
+            memos = [{} for _ in range(len(selection) - 1)]
+        return cls([norm, *(copy_without_hooks(norm, memo) for memo in memos)], selection)
 
 
-def copy_without_hooks(module: nn.Module) -> nn.Module:
+def copy_without_hooks(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of ``module`` that carries none of its forward and backward hooks.
 
     Modules inside it that have hooks share them with their copy: a hook and whatever it is bound to is
     never copied, and a handle removes it from both.
     """
-    memo: dict[int, Any] = {}
+    memo = {} if memo is None else memo
     for inner in module.modules():
         for name in HOOKS:
             hooks = vars(inner)[name]
@@ -62,12 +68,15 @@ def copy_without_hooks(module: nn.Module) -> nn.Module:
 
 
 def move_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Move hooks to another module; handles that the user holds keep working.
+    """Move hooks to another module, before its own; handles that the user holds keep working.
 
     Both modules are changed: ``source`` ends without hooks.
     """
-    for hooks in HOOKS:
-        vars(target)[hooks] = vars(source)[hooks]
-        vars(source)[hooks] = OrderedDict()
-    target._is_full_backward_hook = source._is_full_backward_hook
+    for name in HOOKS:
+        hooks = vars(source)[name]
+        hooks.update(vars(target)[name])
+        vars(target)[name] = hooks
+        vars(source)[name] = OrderedDict()
+    if source._is_full_backward_hook is not None:
+        target._is_full_backward_hook = source._is_full_backward_hook
     source._is_full_backward_hook = None

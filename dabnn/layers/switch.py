@@ -48,8 +48,8 @@ class DatasetSwitch(nn.Module):
                 "give one branch per dataset"
             )
         self.selection = selection
-        self.training = branches[0].training
         self._modules[self.branch_list] = nn.ModuleList(branches)
+        self.training = self.branches.training = branches[0].training
 
     @property
     def branches(self) -> nn.ModuleList:

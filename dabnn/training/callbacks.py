@@ -5,11 +5,20 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from dabnn.evaluation import SegmentationResult
     from dabnn.training.trainer import AlternationTrainer
 
@@ -18,7 +27,7 @@ class Callback:
     """Called by `AlternationTrainer.fit`; every method may be left out."""
 
     def on_fit_start(self, trainer: AlternationTrainer) -> None:
-        """Run before the first step, after a resume."""
+        """Run before the first step, after a resume, with the model in train mode."""
 
     def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
         """Run after every step; ``losses`` holds the unweighted loss of each dataset."""
@@ -27,7 +36,7 @@ class Callback:
         """Run after every `AlternationTrainer.evaluate`."""
 
     def on_fit_end(self, trainer: AlternationTrainer) -> None:
-        """Run after the last step, and when an error or a signal ends the run."""
+        """Run after the last step, and when an error or a signal ends the run; last callback first."""
 
 
 class ProgressBar(Callback):
@@ -40,10 +49,16 @@ class ProgressBar(Callback):
 
     def on_fit_start(self, trainer: AlternationTrainer) -> None:
         """Open the bar."""
-        columns = [MofNCompleteColumn(), BarColumn(), TimeElapsedColumn(), "<", TimeRemainingColumn()]
-        self._progress = Progress(*columns, TextColumn("{task.fields[losses]}"))
+        self._progress = Progress(
+            MofNCompleteColumn(),
+            BarColumn(),
+            TimeElapsedColumn(),
+            "<",
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[losses]}"),
+        )
         self._progress.start()
-        self._bar = self._progress.add_task("steps", total=trainer.max_steps, completed=trainer.step, losses="")
+        self._bar = self._progress.add_task("", total=trainer.max_steps, completed=trainer.step, losses="")
 
     def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
         """Advance the bar."""
@@ -61,6 +76,8 @@ class ProgressBar(Callback):
 class CSVLogger(Callback):
     """Writes ``step, dataset, loss, lr`` rows; a resumed run continues its file without doubled rows."""
 
+    HEADER = ("step", "dataset", "loss", "lr")
+
     def __init__(self, path: str | Path, every: int = 10) -> None:
         """Log every ``every`` steps to ``path``."""
         self.path = Path(path)
@@ -68,25 +85,36 @@ class CSVLogger(Callback):
 
     def on_fit_start(self, trainer: AlternationTrainer) -> None:
         """Open the file, keeping the rows up to the step that the run resumes from."""
-        kept: list[list[str]] = []
-        if trainer.step and self.path.exists():
-            with self.path.open(newline="") as file:
-                kept = [row for row in list(csv.reader(file))[1:] if int(row[0]) <= trainer.step]
+        kept = self._rows(until=trainer.step)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w", newline="")
-        self._writer = csv.writer(self._file, lineterminator="\n")
-        self._writer.writerows([["step", "dataset", "loss", "lr"], *kept])
+        temporary = self.path.with_name(f"{self.path.name}.tmp")
+        with temporary.open("w", newline="") as file:
+            self._writer(file).writerows([self.HEADER, *kept])
+        temporary.replace(self.path)  # at once: a run killed here keeps its rows
+        self._file = self.path.open("a", newline="")
 
     def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
         """Write one row per dataset."""
         if trainer.step % self.every == 0:
             rate = trainer.optimizer.param_groups[0]["lr"]
-            self._writer.writerows([trainer.step, name, f"{loss:.6g}", f"{rate:.6g}"] for name, loss in losses.items())
+            rows = [(trainer.step, name, f"{loss:.6g}", f"{rate:.6g}") for name, loss in losses.items()]
+            self._writer(self._file).writerows(rows)
             self._file.flush()
 
     def on_fit_end(self, trainer: AlternationTrainer) -> None:
         """Close the file."""
         self._file.close()
+
+    def _rows(self, until: int) -> list[list[str]]:
+        if until == 0 or not self.path.exists():
+            return []
+        with self.path.open(newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        return [row for row in rows if len(row) == len(self.HEADER) and int(row[0]) <= until]
+
+    @staticmethod
+    def _writer(file: TextIO) -> Any:
+        return csv.writer(file, lineterminator="\n")
 
 
 class TensorBoardLogger(Callback):
@@ -96,28 +124,38 @@ class TensorBoardLogger(Callback):
         """Log every ``every`` steps to ``folder``."""
         self.folder = str(folder)
         self.every = every
+        self._writer: SummaryWriter | None = None
 
     def on_fit_start(self, trainer: AlternationTrainer) -> None:
-        """Open the event file; events after the resumed step are dropped by TensorBoard."""
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._writer = SummaryWriter(self.folder, purge_step=trainer.step or None)
+        """Open the event file; TensorBoard drops events after the resumed step."""
+        self._open(trainer)
 
     def on_step_end(self, trainer: AlternationTrainer, losses: Mapping[str, float]) -> None:
         """Write the scalars."""
         if trainer.step % self.every == 0:
+            writer = self._open(trainer)
             for name, loss in losses.items():
-                self._writer.add_scalar(f"loss/{name}", loss, trainer.step)
-            self._writer.add_scalar("lr", trainer.optimizer.param_groups[0]["lr"], trainer.step)
+                writer.add_scalar(f"loss/{name}", loss, trainer.step)
+            writer.add_scalar("lr", trainer.optimizer.param_groups[0]["lr"], trainer.step)
 
     def on_evaluate_end(self, trainer: AlternationTrainer, results: Mapping[str, SegmentationResult]) -> None:
-        """Write the mIoU in percent."""
+        """Write the mIoU in percent, also of an evaluation outside `AlternationTrainer.fit`."""
+        writer = self._open(trainer)
         for name, result in results.items():
-            self._writer.add_scalar(f"miou/{name}", result.miou, trainer.step)
+            writer.add_scalar(f"miou/{name}", result.miou, trainer.step)
+        writer.flush()
 
     def on_fit_end(self, trainer: AlternationTrainer) -> None:
         """Close the event file."""
-        self._writer.close()
+        self._open(trainer).close()
+        self._writer = None
+
+    def _open(self, trainer: AlternationTrainer) -> SummaryWriter:
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self._writer = SummaryWriter(self.folder, purge_step=trainer.step + 1 if trainer.step else None)
+        return self._writer
 
 
 class EvaluateEvery(Callback):

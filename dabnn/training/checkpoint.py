@@ -1,20 +1,23 @@
 """Training checkpoints: one folder per step, complete or not there at all.
 
 A checkpoint is written beside its final place and renamed into it, so a run killed at any moment leaves the
-previous one intact. Weights are safetensors; the rest is read with ``weights_only=True``.
+previous one intact. Weights are safetensors; the rest is read with ``weights_only=True``; the checksum of
+every file is compared before anything is used.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
-from torch import nn
+from safetensors.torch import load_file, save_model
+from torch import Tensor, nn
 
 import dabnn
 from dabnn.errors import CheckpointError
@@ -23,16 +26,16 @@ FORMAT = 1
 
 
 def save_checkpoint(
-    folder: Path, step: int, models: dict[str, nn.Module], state: dict[str, Any], *, keep: int = 2
+    folder: Path, step: int, models: Mapping[str, nn.Module], state: dict[str, Any], *, keep: int = 2
 ) -> Path:
     """Write a checkpoint and remove all but the ``keep`` newest.
 
     Args:
         folder: Folder of all checkpoints of a run; created if absent.
-        step: Number of finished steps.
+        step: Number of finished steps; an older checkpoint of the same step is replaced.
         models: Modules by file name, such as ``{"model": ..., "ema": ...}``.
         state: Everything else, of tensors and plain Python values.
-        keep: How many checkpoints stay.
+        keep: How many checkpoints stay, this one included.
 
     Returns:
         The folder of the new checkpoint.
@@ -49,31 +52,34 @@ def save_checkpoint(
         for name, model in models.items():
             save_model(model, str(temporary / f"{name}.safetensors"))
         torch.save(state, temporary / "state.pt")
-        header = {"format": FORMAT, "dabnn": dabnn.__version__, "step": step}
+        torch.load(temporary / "state.pt", weights_only=True, mmap=True)  # fail now rather than on resume
+        sums = {path.name: _checksum(path) for path in temporary.iterdir()}
+        header = {"format": FORMAT, "dabnn": dabnn.__version__, "step": step, "sha256": sums}
         (temporary / "checkpoint.json").write_text(json.dumps(header))
         _flush(temporary)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
+        _move(temporary, final)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        last = latest_checkpoint(folder)
-        raise CheckpointError(f"could not save step {step} in {folder}: {error}; last complete: {last}") from error
-    for old in _checkpoints(folder)[:-keep]:
+        raise CheckpointError(
+            f"could not save step {step} in {folder}: {error}; last complete: {latest_checkpoint(folder)}"
+        ) from error
+    others = [path for path in _checkpoints(folder) if path != final]
+    for old in others[: len(others) + 1 - keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint in a folder, or None."""
+    """Return the newest complete checkpoint in a run's folder of checkpoints, or None."""
     found = _checkpoints(folder)
     return found[-1] if found else None
 
 
-def load_checkpoint(path: Path, models: dict[str, nn.Module]) -> dict[str, Any]:
-    """Load weights into ``models`` in place and return the rest of the state.
+def read_state(path: Path) -> dict[str, Any]:
+    """Return what `save_checkpoint` was given as ``state``, after checking that all files are intact.
 
     Raises:
-        CheckpointError: If a file is missing, damaged or of a newer format, or does not fit the model.
+        CheckpointError: If a file is missing, damaged or of a newer format.
     """
     try:
         header = json.loads((path / "checkpoint.json").read_text())
@@ -82,24 +88,72 @@ def load_checkpoint(path: Path, models: dict[str, nn.Module]) -> dict[str, Any]:
                 f"{path} has format {header['format']}, this dabnn {dabnn.__version__} reads up to {FORMAT}; "
                 f"install dabnn {header['dabnn']} or newer"
             )
+        for name, checksum in header["sha256"].items():
+            if _checksum(path / name) != checksum:
+                raise ValueError(f"{name} was changed or cut off after it was written")
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
-        for name, model in models.items():
-            load_model(model, path / f"{name}.safetensors")
     except CheckpointError:
         raise
     except Exception as error:
         raise CheckpointError(
-            f"cannot load checkpoint {path}: {error}; remove it to fall back to the one before"
+            f"checkpoint {path} is damaged: {error}; remove its folder to fall back to the one before"
         ) from error
     return state
 
 
+def load_weights(path: Path, models: Mapping[str, nn.Module]) -> None:
+    """Load the weights of a checkpoint into ``models``, in place, once all of them are seen to fit.
+
+    Raises:
+        CheckpointError: If the checkpoint lacks a module or does not fit one; nothing was loaded then.
+    """
+    weights = {name: _read_weights(path / f"{name}.safetensors", model) for name, model in models.items()}
+    for name, model in models.items():
+        model.load_state_dict(weights[name])
+
+
+def _read_weights(file: Path, model: nn.Module) -> dict[str, Tensor]:
+    """Return a state dict for ``model``; a tensor with several names is in the file under one of them."""
+    if not file.exists():
+        raise CheckpointError(f"{file.parent} holds no {file.name}; resume with the settings of that run")
+    own, saved = model.state_dict(), load_file(file)
+    shared = {own[key].data_ptr(): tensor for key, tensor in saved.items() if key in own}
+    weights = {key: saved.get(key, shared.get(tensor.data_ptr())) for key, tensor in own.items()}
+    missing = [key for key, tensor in weights.items() if tensor is None or tensor.shape != own[key].shape]
+    unfit = sorted({*missing, *(saved.keys() - own.keys())})
+    if unfit:
+        raise CheckpointError(
+            f"{file} does not fit the model, first at {unfit[0]!r}: it was saved for another architecture, "
+            "number of classes or datasets"
+        )
+    return {key: tensor for key, tensor in weights.items() if tensor is not None}
+
+
 def _checkpoints(folder: Path) -> list[Path]:
-    return sorted(path.parent for path in folder.glob("step_*/checkpoint.json"))
+    """Return complete checkpoints, oldest first; a replaced one counts as older than its replacement."""
+    found = {
+        path.parent for pattern in ("step_*", "replaced_step_*") for path in folder.glob(f"{pattern}/*.json")
+    }
+    return sorted(found, key=lambda path: (path.name.rpartition("_")[2], path.name))
+
+
+def _checksum(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(folder: Path) -> None:
     """Make sure the files are on the disk before the rename makes them visible."""
     for path in folder.iterdir():
-        with path.open("rb") as file:
+        with path.open("rb+") as file:
             os.fsync(file.fileno())
+
+
+def _move(temporary: Path, final: Path) -> None:
+    """Rename a finished folder into place; at every moment it or the one it replaces is complete."""
+    replaced = final.with_name(f"replaced_{final.name}")
+    if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
+        os.replace(final, replaced)
+    os.replace(temporary, final)
+    shutil.rmtree(replaced, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
@@ -10,6 +11,8 @@ from dabnn.errors import CheckpointError, ConfigError, DabnnWarning, DataError
 from dabnn.training.batch import Draw
 
 EpochLength = Literal["longest", "shortest"]
+
+CHECK_EMPTY = "check its split, and that drop_last does not drop its only batch"
 
 
 class BatchStream:
@@ -22,9 +25,9 @@ class BatchStream:
         """Start at the first batch of the loader."""
         self.dataset = dataset
         self.loader = loader
-        self.epoch = 0
-        self.batch = 0
         self._iterator: Iterator[Any] | None = None
+        self._position = 0  # batches since the loader was last started over
+        self._started = False
 
     def __len__(self) -> int:
         """Return the number of batches an epoch; raises TypeError for loaders without a length."""
@@ -34,58 +37,56 @@ class BatchStream:
         """Return the next batch, starting the loader over when it ends.
 
         Raises:
-            DataError: If the loader is empty.
+            DataError: If the loader is empty, or an iterator that cannot start over.
         """
         for _ in range(2):
-            if self._iterator is None:
-                self._iterator = iter(self.loader)
             try:
+                if self._iterator is None:
+                    self._iterator, self._position = iter(self.loader), 0
                 batch = next(self._iterator)
             except StopIteration:
-                if self.batch == 0:
-                    break
-                self.restart()
+                self._iterator = None
                 continue
-            self.batch += 1
+            except Exception as error:
+                error.add_note(f"This was raised by the loader of dataset {self.dataset!r}.")
+                raise
+            self._position += 1
+            self._started = True
             return batch
-        raise DataError(
-            f"the loader of dataset {self.dataset!r} is empty; check its split, and that drop_last does not drop "
-            "its only batch"
-        )
-
-    def restart(self) -> None:
-        """Go to the start of the next epoch."""
-        self._iterator = None
-        self.epoch, self.batch = self.epoch + 1, 0
+        reason = "it can be read only once: pass one that can start over" if self._started else CHECK_EMPTY
+        raise DataError(f"the loader of dataset {self.dataset!r} has no more batches; {reason}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position, with the loader's own state if it keeps one."""
-        state: dict[str, Any] = {"epoch": self.epoch, "batch": self.batch}
+        """Return the loader's own state if it keeps one, else the number of batches to read again."""
         if hasattr(self.loader, "state_dict"):
-            state["loader"] = self.loader.state_dict()
-        return state
+            return {"loader": self.loader.state_dict()}
+        return {"batches": self._position}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue at a saved position.
 
         Loaders with a ``load_state_dict`` continue exactly. Others are read forward within the epoch, with
         a warning: the order is the same only if the loader is deterministic.
+
+        Raises:
+            CheckpointError: If the state is that of a loader that kept one, which this one cannot restore.
         """
-        self.epoch, self.batch = state["epoch"], 0
         self._iterator = None
         if "loader" in state:
             if not hasattr(self.loader, "load_state_dict"):
-                raise CheckpointError(f"the loader of dataset {self.dataset!r} cannot restore its saved state")
+                raise CheckpointError(
+                    f"the loader of dataset {self.dataset!r} cannot restore its saved state; resume with the "
+                    "kind of loader that the run began with"
+                )
             self.loader.load_state_dict(state["loader"])
-            self.batch = state["batch"]
             return
         warnings.warn(
-            f"the loader of dataset {self.dataset!r} has no state_dict: reading {state['batch']} batches forward; the "
-            "resumed run is exact only if its order is deterministic (dabnn.data.SeededLoader is)",
+            f"the loader of dataset {self.dataset!r} has no state_dict: reading {state['batches']} batches "
+            "forward; the resumed run is exact only if its order is deterministic, as SeededLoader's",
             DabnnWarning,
             stacklevel=2,
         )
-        for _ in range(state["batch"]):
+        for _ in range(state["batches"]):
             self.next()
 
 
@@ -113,14 +114,14 @@ class AlternatingLoaders:
             ConfigError: If a weight or ratio is negative, not a number, or of an unknown dataset.
         """
         self.streams = {name: BatchStream(name, loader) for name, loader in loaders.items()}
-        self.weights = {name: 1.0 for name in loaders} | _known("weights", weights, loaders)
-        self.ratios = {name: 1 for name in loaders} | _known("ratios", ratios, loaders)
+        self.weights = dict.fromkeys(loaders, 1.0) | _known("weights", weights, loaders)
+        self.ratios = dict.fromkeys(loaders, 1) | _known("ratios", ratios, loaders)
         for name, ratio in self.ratios.items():
             if not isinstance(ratio, int) or ratio < 1:
-                raise ConfigError(f"ratios[{name!r}] must be a positive number of batches per step, got {ratio!r}")
+                raise ConfigError(f"ratios[{name!r}] must be a positive number of batches, got {ratio!r}")
         for name, weight in self.weights.items():
-            if not weight >= 0:
-                raise ConfigError(f"weights[{name!r}] must not be negative, got {weight!r}")
+            if not 0 <= weight < math.inf:
+                raise ConfigError(f"weights[{name!r}] must be finite and not negative, got {weight!r}")
 
     def draw(self) -> list[Draw]:
         """Return the batches of one DAT step, in dataset order."""
@@ -135,17 +136,21 @@ class AlternatingLoaders:
 
         Raises:
             ConfigError: If a loader has no length, or the policy is unknown.
+            DataError: If a loader is empty.
         """
         if length not in ("longest", "shortest"):
             raise ConfigError(f"epoch_length must be 'longest' or 'shortest', got {length!r}")
         steps = []
         for name, stream in self.streams.items():
             try:
-                steps.append(-(-len(stream) // self.ratios[name]))
+                batches = len(stream)
             except TypeError:
                 raise ConfigError(
                     f"the loader of dataset {name!r} has no length, so epochs are undefined; give max_steps"
                 ) from None
+            if batches == 0:
+                raise DataError(f"the loader of dataset {name!r} is empty; {CHECK_EMPTY}")
+            steps.append(-(-batches // self.ratios[name]))
         return max(steps) if length == "longest" else min(steps)
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,13 +158,11 @@ class AlternatingLoaders:
         return {name: stream.state_dict() for name, stream in self.streams.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue every stream at its saved position.
+        """Continue every stream at its saved position; the datasets must be those saved.
 
         Raises:
-            CheckpointError: If the datasets differ from those saved.
+            CheckpointError: If a loader that kept a state was replaced by one that cannot restore it.
         """
-        if set(state) != set(self.streams):
-            raise CheckpointError(f"the checkpoint was trained on {sorted(state)}, not {sorted(self.streams)}")
         for name, stream in self.streams.items():
             stream.load_state_dict(state[name])
 

@@ -31,7 +31,7 @@ def catch_sigterm() -> Iterator[StopRequest]:
     if threading.current_thread() is not threading.main_thread():
         yield request
         return
-    previous = signal.signal(signal.SIGTERM, handler)
+    previous = signal.signal(signal.SIGTERM, handler) or signal.SIG_DFL  # None: it was not set from Python
     try:
         yield request
     finally:

@@ -9,17 +9,17 @@ Three ways to the same gradient and the same batch-norm buffers:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from dabnn.errors import DataError, FusedForwardError
-from dabnn.layers import DatasetSwitch
+from dabnn.errors import ConfigError, DataError
 from dabnn.selection import find_selection, use_dataset, use_segments
 from dabnn.training.batch import Draw, LossFunction, inputs_of
+from dabnn.training.fused import check_padding, concatenate, split_output
 
 BackwardMode = Literal["per_dataset", "joint", "fused"]
 BackwardFunction = Callable[[Tensor], None]
@@ -41,53 +41,43 @@ class AlternationStep(nn.Module):
         super().__init__()
         self.model = model
         self.losses = dict(losses)
+        self._padding_checked = False
 
     def forward(self, draws: Sequence[Draw], fused: bool = False) -> list[Tensor]:
         """Return one scalar loss per draw, not yet weighted.
 
         Raises:
-            FusedForwardError: If ``fused`` and the batches cannot be concatenated.
+            FusedForwardError: If ``fused`` and one forward cannot stand for all.
+            DataError: If a batch is malformed; the message names its dataset.
+            ConfigError: If a loss function does not return a scalar tensor.
         """
-        outputs = self._fused_outputs(draws) if fused else map(self._output, draws)
-        return [
-            self.losses[draw.dataset](output, draw.batch) for draw, output in zip(draws, outputs, strict=True)
-        ]
+        if fused:
+            outputs = self._fused_outputs(draws)
+            return [self._loss(draw, output) for draw, output in zip(draws, outputs, strict=True)]
+        return [self._forward_one(draw) for draw in draws]
 
-    def _output(self, draw: Draw) -> Any:
-        try:
-            with use_dataset(self.model, draw.dataset):
-                return self.model(inputs_of(draw.batch))
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise DataError(
-                f"dataset {draw.dataset!r}: a batch norm saw a single value per channel ({error}); use batches of "
-                "2 or more (drop_last=True keeps a short last batch out)"
-            ) from error
+    def _forward_one(self, draw: Draw) -> Tensor:
+        with use_dataset(self.model, draw.dataset):
+            with _naming([draw]):
+                output = self.model(inputs_of(draw.batch))
+            return self._loss(draw, output)
 
-    def _fused_outputs(self, draws: Sequence[Draw]) -> list[Tensor]:
-        inputs = [inputs_of(draw.batch) for draw in draws]
-        if len({tuple(x.shape[1:]) for x in inputs}) != 1:
-            shapes = {draw.dataset: tuple(x.shape) for draw, x in zip(draws, inputs, strict=True)}
-            raise FusedForwardError(
-                f"a fused forward needs inputs of one size, got {shapes}; crop to one size or use "
-                "backward='per_dataset'"
-            )
-        output = self.model(torch.cat(inputs))
-        logits = output["out"] if isinstance(output, Mapping) else output
-        parts = torch.split(logits, [len(x) for x in inputs])
-        widths = self._widths(draws)
-        return [part if width is None else part[:, :width] for part, width in zip(parts, widths, strict=True)]
+    def _fused_outputs(self, draws: Sequence[Draw]) -> list[Any]:
+        with _naming(draws):
+            inputs = concatenate(draws)
+            outputs = split_output(self.model, draws, self.model(inputs))
+        if not self._padding_checked:  # a property of the model: once is enough
+            check_padding(draws, outputs)
+            self._padding_checked = True
+        return outputs
 
-    def _widths(self, draws: Sequence[Draw]) -> list[int | None]:
-        """Number of classes per draw; None when the classifier is shared."""
-        selection = find_selection(self.model)
-        heads = [module for module in self.model.modules() if isinstance(module, DatasetSwitch)]
-        heads = [module for module in heads if module.branch_list == "heads"]
-        if not heads:
-            return [None] * len(draws)
-        branches = [heads[-1].branches[selection.index(draw.dataset)] for draw in draws]
-        return [branch.weight.shape[0] for branch in branches]  # type: ignore[union-attr, index, misc]
+    def _loss(self, draw: Draw, output: Any) -> Tensor:
+        with _naming([draw]):
+            loss = self.losses[draw.dataset](output, draw.batch)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            kind = f"shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else f"type {type(loss).__name__}"
+            raise ConfigError(f"the loss of dataset {draw.dataset!r} must return a scalar tensor, got {kind}")
+        return loss
 
 
 def backward_per_dataset(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
@@ -121,7 +111,7 @@ def backward_joint(step: nn.Module, draws: Sequence[Draw], backward: BackwardFun
 def backward_fused(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
     """Run one forward on the concatenated batch and one backward; returns the unweighted losses."""
     selection = find_selection(model_of(step))
-    segments = [(selection.index(draw.dataset), len(inputs_of(draw.batch))) for draw in draws]
+    segments = [(selection.index(draw.dataset), _batch_size(draw)) for draw in draws]
     with use_segments(model_of(step), segments):
         losses = step(draws, fused=True)
         backward(_weighted_sum(losses, draws))
@@ -135,26 +125,34 @@ BACKWARD: dict[str, Callable[[nn.Module, Sequence[Draw], BackwardFunction], list
 }
 
 
-def check_fused(model: nn.Module) -> None:
-    """Refuse a model whose fused forward would differ from separate forwards.
-
-    Raises:
-        FusedForwardError: If a batch norm in training mode is not dataset-aware: it would mix the
-            statistics of all datasets in the batch.
-    """
-    inside = {id(m) for s in model.modules() if isinstance(s, DatasetSwitch) for m in s.modules()}
-    for path, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and module.training and id(module) not in inside:
-            raise FusedForwardError(
-                f"{path} ({type(module).__name__}) is shared by all datasets and in training mode, so a fused batch "
-                "would mix their statistics; convert or freeze it, or use backward='per_dataset'"
-            )
-
-
 def model_of(step: nn.Module) -> nn.Module:
     """Return the dataset-aware model inside a step, wrapped for parallel training or not."""
     return getattr(step, "module", step).model  # type: ignore[return-value]
 
 
+def _batch_size(draw: Draw) -> int:
+    with _naming([draw]):
+        return len(inputs_of(draw.batch))
+
+
 def _weighted_sum(losses: Sequence[Tensor], draws: Sequence[Draw]) -> Tensor:
     return torch.stack([loss * draw.weight for loss, draw in zip(losses, draws, strict=True)]).sum()
+
+
+@contextmanager
+def _naming(draws: Sequence[Draw]) -> Iterator[None]:
+    """Name the dataset in whatever its batch makes the model or the loss raise."""
+    names = " + ".join(dict.fromkeys(repr(draw.dataset) for draw in draws))
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"dataset {names}: {error}") from error
+    except Exception as error:
+        if "more than 1 value per channel" in str(error):
+            smallest = min(draws, key=lambda draw: len(inputs_of(draw.batch))).dataset
+            raise DataError(
+                f"dataset {smallest!r}: a batch norm saw a single value per channel ({error}); use batches "
+                "of 2 or more (drop_last=True keeps a short last batch out)"
+            ) from error
+        error.add_note(f"This was raised for a batch of dataset {names}.")
+        raise

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
 from accelerate.utils import send_to_device
-from timm.utils import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dabnn.errors import CheckpointError, ConfigError, NonFiniteLossError
-from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
-from dabnn.selection import dataset_names, find_selection, use_dataset
-from dabnn.training.batch import Draw, LossFunction, cross_entropy
+from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from dabnn.evaluation import SegmentationResult
+from dabnn.training import state
+from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
 from dabnn.training.callbacks import Callback
-from dabnn.training.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from dabnn.training.checkpoint import latest_checkpoint, load_weights, read_state, save_checkpoint
+from dabnn.training.ema import ModelAverage
+from dabnn.training.evaluate import evaluate_datasets
+from dabnn.training.fused import check_fused
 from dabnn.training.loaders import AlternatingLoaders, EpochLength
+from dabnn.training.prepare import (
+    check_loaders,
+    check_optimizer,
+    check_options,
+    checkpoint_activations,
+    losses_by_dataset,
+    make_accelerator,
+)
 from dabnn.training.recipe import poly, sgd
 from dabnn.training.signals import catch_sigterm
-from dabnn.training.step import BACKWARD, AlternationStep, BackwardMode, check_fused
+from dabnn.training.step import BACKWARD, AlternationStep, BackwardMode
 
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 SIGTERM_EXIT = 143
@@ -40,13 +50,14 @@ class AlternationTrainer:
 
     Attributes:
         model: The dataset-aware model; trained in place.
-        ema: Exponential moving average of the model, or None.
+        ema: Exponential moving average of the model (its ``module``), or None.
         optimizer: The optimizer.
+        scheduler: The learning-rate schedule, made by the first `fit`; None for a constant rate.
         step: Number of finished steps.
         max_steps: Step at which the current `fit` ends.
 
     Example:
-        >>> trainer = AlternationTrainer(model, {"cityscapes": loader_a, "camvid": loader_b})  # doctest: +SKIP
+        >>> trainer = AlternationTrainer(model, {"cityscapes": a, "camvid": b})  # doctest: +SKIP
         >>> trainer.fit(max_steps=40_000)  # doctest: +SKIP
     """
 
@@ -83,48 +94,61 @@ class AlternationTrainer:
                 polynomial decay with the default optimizer, a constant rate with your own.
             backward: How the gradient is computed, see `dabnn.training.step`; all ways are exact.
             update: "alternation" makes one optimizer step for the sum of all losses, "dataset" one after
-                each batch: the paper's ablation without DAT (Table 3).
+                each batch, for its term of the sum: the paper's ablation without DAT (Table 3).
             weights: Loss weights w_i of Eq. 3, by dataset; default 1.
-            ratios: Batches per step, by dataset; default 1.
-            precision: Mixed precision of the forward passes.
+            ratios: Batches per step, by dataset; default 1. A dataset's loss is the mean over its batches.
+            precision: Mixed precision of the forward passes; "fp16" (with loss scaling) needs a GPU.
             clip_norm: Largest norm of the summed gradient.
             channels_last: Use the channels-last memory format.
-            ema_decay: Keep an average of the weights with this decay, and evaluate it.
+            ema_decay: Keep an average of weights and buffers with this decay in [0, 1), and evaluate it.
             activation_checkpointing: Trade time for memory with the model's own ``set_grad_checkpointing``.
+                The gradient stays exact, but norms inside see every batch twice (torch runs the forward
+                again), so their running statistics move as with momentum 1 - (1 - m)^2.
             callbacks: See `dabnn.training.callbacks`.
-            run_dir: Where checkpoints are written.
+            run_dir: Where checkpoints are written, in the folder "checkpoints".
             checkpoint_every: Steps between checkpoints; there is also one at the end and on SIGTERM.
 
         Raises:
             ConfigError: If names do not match, arguments contradict each other, or a trainable parameter is
                 missing from the optimizer.
+            UnknownDatasetError: If a loader is given for a dataset that the model does not know.
             NotDatasetAwareError: If the model was not converted.
         """
-        self.model = model
-        self._check(loaders, backward, update, checkpoint_every, run_dir, activation_checkpointing)
-        losses = loss if isinstance(loss, Mapping) else dict.fromkeys(loaders, loss)
-        if set(losses) != set(loaders):
-            raise ConfigError(f"losses are given for {sorted(losses)}, loaders for {sorted(loaders)}")
+        check_options(
+            backward=backward,
+            update=update,
+            precision=precision,
+            clip_norm=clip_norm,
+            ema_decay=ema_decay,
+            run_dir=run_dir,
+            checkpoint_every=checkpoint_every,
+            activation_checkpointing=activation_checkpointing,
+        )
+        check_loaders(model, loaders)
+        losses = losses_by_dataset(loss, loaders)
         self.loaders = AlternatingLoaders(loaders, weights, ratios)
         if optimizer is None:
             optimizer, scheduler = sgd(model), scheduler or poly
-        _check_optimizer(model, optimizer)
+        check_optimizer(model, optimizer)
+        self.accelerator = make_accelerator(precision)
         if activation_checkpointing:
-            _checkpoint_activations(model)
+            checkpoint_activations(model)
         if channels_last:
-            model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.accelerator = _accelerator(precision)
-        step = AlternationStep(model, losses)
-        self._step, self.optimizer = self.accelerator.prepare(step, optimizer)
-        self.ema = ModelEmaV3(model, decay=ema_decay) if ema_decay is not None else None
+            model.to(memory_format=torch.channels_last)
+        self.model = model
+        # Only the step is prepared: Accelerate's optimizer wrapper would hide steps from the scheduler.
+        self._step = self.accelerator.prepare(AlternationStep(model, losses))
+        self.ema = ModelAverage(model, ema_decay) if ema_decay is not None else None
+        self.optimizer = optimizer
+        self.scheduler: LRScheduler | None = None
+        self._scheduler_factory = scheduler
         self.backward, self.update = backward, update
         self.clip_norm, self.channels_last = clip_norm, channels_last
         self.callbacks = list(callbacks)
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.checkpoint_every = checkpoint_every
         self.step = self.max_steps = 0
-        self._scheduler_factory = scheduler
-        self.scheduler: LRScheduler | None = None
+        self._saved_step: int | None = None
 
     def fit(
         self,
@@ -136,6 +160,9 @@ class AlternationTrainer:
     ) -> None:
         """Train up to ``max_steps`` in total, or for a number of epochs.
 
+        A model in eval mode is put in train mode; one in train mode keeps the modules that you froze with
+        ``module.eval()``. SIGTERM ends the run after the current step.
+
         Args:
             max_steps: Total number of steps, counted from the start of the run, also when resumed.
             epochs: Alternative to ``max_steps``.
@@ -146,62 +173,74 @@ class AlternationTrainer:
         Raises:
             NonFiniteLossError: If a loss is NaN or infinite; the last checkpoint is kept.
             SystemExit: With code 143 after SIGTERM, when the checkpoint is written.
-            ConfigError: If not exactly one of ``max_steps`` and ``epochs`` is a positive number.
+            ConfigError: If not exactly one of ``max_steps`` and ``epochs`` is a positive number, the learning
+                rate was scheduled for another number, or ``run_dir`` holds another run's checkpoints.
             DataError: If a loader is empty or a batch malformed.
+            CheckpointError: If a checkpoint cannot be written, or the newest cannot be resumed.
         """
-        self.max_steps = self._resolve_steps(max_steps, epochs, epoch_length)
-        if self._scheduler_factory is not None:
-            self.scheduler = self._scheduler_factory(self.optimizer.optimizer, self.max_steps)
-        if resume:
-            self._resume()
-        self.model.train()
-        with catch_sigterm() as stop:
-            try:
+        steps = self._resolve_steps(max_steps, epochs, epoch_length)
+        latest = self._latest_checkpoint()
+        if latest is not None and self.step == 0 and not resume:
+            raise ConfigError(f"{latest} is of another run; pass resume=True, or take another run_dir")
+        self._schedule(steps)
+        if resume and latest is not None:
+            self._resume(latest)
+        if not self.model.training:
+            self.model.train()
+        with catch_sigterm() as stop, ExitStack() as endings:
+            for callback in self.callbacks:
+                callback.on_fit_start(self)
+                endings.callback(callback.on_fit_end, self)
+            while self.step < self.max_steps and not stop.received:
+                losses = self.train_step(self.loaders.draw())
                 for callback in self.callbacks:
-                    callback.on_fit_start(self)
-                while self.step < self.max_steps and not stop.received:
-                    losses = self.train_step(self.loaders.draw())
-                    for callback in self.callbacks:
-                        callback.on_step_end(self, losses)
-                    if self.checkpoint_every and self.step % self.checkpoint_every == 0:
-                        self.save_checkpoint()
-            finally:
-                for callback in self.callbacks:
-                    callback.on_fit_end(self)
-            if self.run_dir is not None:
+                    callback.on_step_end(self, losses)
+                if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                    self.save_checkpoint()
+            if self.run_dir is not None and self._saved_step != self.step:
                 self.save_checkpoint()
-            if stop.received:
-                raise SystemExit(SIGTERM_EXIT)
+        if stop.received:
+            raise SystemExit(SIGTERM_EXIT)
 
     def train_step(self, draws: Sequence[Draw]) -> dict[str, float]:
-        """Make one step with the given batches and return the mean unweighted loss of each dataset."""
-        draws = [Draw(d.dataset, self._to_device(d.batch), d.weight) for d in draws]
+        """Make one step with the given batches and return the mean unweighted loss of each dataset.
+
+        The modes of the model are the caller's, and the learning rate is constant before the first `fit`.
+
+        Raises:
+            NonFiniteLossError: If a loss is NaN or infinite.
+            DataError: If a batch is malformed.
+            FusedForwardError: If ``backward="fused"`` does not fit the model or the batches.
+        """
+        draws = [replace(draw, batch=self._to_device(draw.batch)) for draw in draws]
         if self.backward == "fused":
             check_fused(self.model)
         groups = [draws] if self.update == "alternation" else [[draw] for draw in draws]
-        losses = [loss for group in groups for loss in self._optimize(group)]
-        if self.scheduler is not None and not self.optimizer.step_was_skipped:
+        losses: dict[str, list[float]] = {}
+        updated = False
+        for group in groups:
+            for draw, loss in zip(group, self._compute_gradient(group), strict=True):
+                losses.setdefault(draw.dataset, []).append(loss)
+            updated |= self._update_weights()
+        if self.scheduler is not None and updated:
             self.scheduler.step()
         if self.ema is not None:
             self.ema.update(self.model)
         self.step += 1
-        return _mean_by_dataset(draws, losses)
+        return {name: sum(values) / len(values) for name, values in losses.items()}
 
     def evaluate(self, loaders: Mapping[str, Iterable[Any]]) -> dict[str, SegmentationResult]:
         """Measure segmentation on one loader per dataset, with the averaged weights if there are any.
 
         Args:
-            loaders: Evaluation loaders by dataset name; classes are read from ``loader.source`` or
-                ``loader.dataset`` if these have any, else they are numbered.
+            loaders: Evaluation loaders by dataset name; class names are read from ``loader.source`` or
+                ``loader.dataset`` if these have any, else the dataset's classes are numbered.
 
         Returns:
             mIoU, IoU per class and pixel accuracy of each dataset.
         """
         model = self.model if self.ema is None else self.ema.module
-        results = {}
-        for name, loader in loaders.items():
-            with use_dataset(model, name):
-                results[name] = evaluate_model(model, loader, _metric_for(name, loader), self.accelerator.device)
+        results = evaluate_datasets(model, loaders, self.accelerator.device)
         for callback in self.callbacks:
             callback.on_evaluate_end(self, results)
         return results
@@ -215,149 +254,79 @@ class AlternationTrainer:
         """
         if self.run_dir is None:
             raise ConfigError("checkpoints need run_dir")
-        scaler = self.accelerator.scaler
-        state = {
-            "step": self.step,
-            "dataset_names": list(dataset_names(self.model)),
-            "optimizer": self.optimizer.state_dict(),
-            "scheduler": self.scheduler.state_dict() if self.scheduler else None,
-            "scaler": scaler.state_dict() if scaler else None,
-            "loaders": self.loaders.state_dict(),
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
-        return save_checkpoint(self._checkpoint_dir, self.step, self._modules, state)
+        folder = self.run_dir / "checkpoints"
+        path = save_checkpoint(folder, self.step, self._modules, state.capture(self))
+        self._saved_step = self.step
+        return path
 
-    def _resume(self) -> None:
-        path = latest_checkpoint(self._checkpoint_dir) if self.run_dir else None
-        if path is None:
-            return
-        state = load_checkpoint(path, self._modules)
-        names = list(dataset_names(self.model))
-        if state["dataset_names"] != names:
-            raise CheckpointError(f"{path} was trained for {state['dataset_names']}, the model is for {names}")
-        self.step = state["step"]
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.scheduler is not None and state["scheduler"]:
-            self.scheduler.load_state_dict(state["scheduler"])
-        if self.accelerator.scaler is not None and state["scaler"]:
-            self.accelerator.scaler.load_state_dict(state["scaler"])
-        self.loaders.load_state_dict(state["loaders"])
-        torch.set_rng_state(state["rng"])
-        if state["cuda_rng"]:
-            torch.cuda.set_rng_state_all(state["cuda_rng"])
+    def _resume(self, path: Path) -> None:
+        saved = read_state(path)
+        try:
+            state.check(self, saved)
+        except CheckpointError as error:
+            raise CheckpointError(f"cannot resume {path}: {error}") from error
+        load_weights(path, self._modules)
+        state.restore(self, saved)
+        self._saved_step = self.step
 
-    def _optimize(self, draws: Sequence[Draw]) -> list[Tensor]:
-        self.optimizer.zero_grad(set_to_none=True)
-        losses = BACKWARD[self.backward](self._step, draws, self.accelerator.backward)
-        for draw, loss in zip(draws, losses, strict=True):
-            if not math.isfinite(loss.item()):
+    def _compute_gradient(self, draws: Sequence[Draw]) -> list[float]:
+        """Replace the gradient by that of the draws' weighted sum and return their losses."""
+        self.optimizer.zero_grad(set_to_none=True)  # None, or weight decay would move the other datasets
+        try:
+            losses = BACKWARD[self.backward](self._step, draws, self.accelerator.backward)
+        except DataError as error:
+            raise DataError(f"in step {self.step + 1}, {error}") from error
+        values = [loss.item() for loss in losses]
+        for draw, value in zip(draws, values, strict=True):
+            if not math.isfinite(value):
                 self.optimizer.zero_grad(set_to_none=True)
-                last = latest_checkpoint(self._checkpoint_dir) if self.run_dir else None
                 raise NonFiniteLossError(
-                    f"the loss of dataset {draw.dataset!r} is {loss.item()} at step {self.step}; no optimizer step "
-                    f"was made with it. Last checkpoint: {last}. Lower the learning rate, clip the gradient "
-                    "(clip_norm), or look at that dataset's batch"
+                    f"the loss of dataset {draw.dataset!r} is {value} in step {self.step + 1}; no optimizer "
+                    f"step was made with it. Last checkpoint: {self._latest_checkpoint()}. Lower the "
+                    "learning rate, clip the gradient (clip_norm), or look at that dataset's batch"
                 )
+        return values
+
+    def _update_weights(self) -> bool:
+        """Clip the gradient and step; False if loss scaling skipped the step for an infinite gradient."""
+        scaler = self.accelerator.scaler
+        if scaler is not None:
+            scaler.unscale_(self.optimizer)
         if self.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self._step.parameters(), self.clip_norm)
-        self.optimizer.step()
-        return losses
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+        if scaler is None:
+            self.optimizer.step()
+            return True
+        scale = scaler.get_scale()
+        scaler.step(self.optimizer)
+        scaler.update()
+        return bool(scaler.get_scale() >= scale)
 
-    @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model} | ({"ema": self.ema.module} if self.ema is not None else {})
-
-    @property
-    def _checkpoint_dir(self) -> Path:
-        return (self.run_dir or Path()) / "checkpoints"
-
-    def _to_device(self, batch: Any) -> Any:
-        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
-        if not self.channels_last:
-            return batch
-        if isinstance(batch, Mapping):
-            return {**batch, "image": batch["image"].contiguous(memory_format=torch.channels_last)}
-        return (batch[0].contiguous(memory_format=torch.channels_last), *batch[1:])
+    def _schedule(self, steps: int) -> None:
+        if self.scheduler is not None and steps != self.max_steps:
+            raise ConfigError(
+                f"the learning rate is scheduled over {self.max_steps} steps, so fit cannot go to {steps}; "
+                "make a new trainer"
+            )
+        if self.scheduler is None and self._scheduler_factory is not None:
+            self.scheduler = self._scheduler_factory(self.optimizer, steps)
+        self.max_steps = steps
 
     def _resolve_steps(self, max_steps: int | None, epochs: int | None, epoch_length: EpochLength) -> int:
         if (max_steps is None) == (epochs is None):
             raise ConfigError("give either max_steps or epochs")
         steps = max_steps if epochs is None else epochs * self.loaders.steps_per_epoch(epoch_length)
         if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(f"the number of steps must be positive, got {steps!r}")
+            raise ConfigError(f"the number of steps must be a positive integer, got {steps!r}")
         return steps
 
-    def _check(
-        self,
-        loaders: Mapping[str, Any],
-        backward: str,
-        update: str,
-        checkpoint_every: int | None,
-        run_dir: str | Path | None,
-        activation_checkpointing: bool,
-    ) -> None:
-        selection = find_selection(self.model)
-        if not loaders:
-            raise ConfigError(f"no loaders were given; the model knows {list(selection.names)}")
-        for name in loaders:
-            selection.index(name)
-        if backward not in BACKWARD:
-            raise ConfigError(f"backward must be one of {list(BACKWARD)}, got {backward!r}")
-        if update not in ("alternation", "dataset"):
-            raise ConfigError(f"update must be 'alternation' or 'dataset', got {update!r}")
-        if activation_checkpointing and backward == "joint":
-            raise ConfigError(
-                "activation checkpointing recomputes forwards during the one joint backward, when their datasets "
-                "are no longer active; use backward='per_dataset'"
-            )
-        if checkpoint_every is not None and run_dir is None:
-            raise ConfigError("checkpoint_every needs run_dir")
+    @property
+    def _modules(self) -> dict[str, nn.Module]:
+        return {"model": self.model} | ({"ema": self.ema.module} if self.ema is not None else {})
 
+    def _latest_checkpoint(self) -> Path | None:
+        return latest_checkpoint(self.run_dir / "checkpoints") if self.run_dir is not None else None
 
-def _accelerator(precision: str) -> Accelerator:
-    # Accelerate keeps the precision process-wide and refuses another one: a second trainer may differ.
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != precision:
-        AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
-    if accelerator.num_processes > 1:
-        raise ConfigError("training in several processes is not supported in this version; start one process")
-    return accelerator
-
-
-def _check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
-    known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-    missing = [name for name, p in model.named_parameters() if p.requires_grad and id(p) not in known]
-    if missing:
-        raise ConfigError(
-            f"{len(missing)} trainable parameters are not in the optimizer, first {missing[0]!r}; convert the model "
-            "before building the optimizer, or freeze them with requires_grad_(False)"
-        )
-
-
-def _checkpoint_activations(model: nn.Module) -> None:
-    setters = [m for m in (model, getattr(model, "encoder", None), getattr(getattr(model, "encoder", None), "model", None))]
-    for module in setters:
-        if hasattr(module, "set_grad_checkpointing"):
-            module.set_grad_checkpointing(True)  # type: ignore[union-attr, operator]
-            return
-    raise ConfigError(f"{type(model).__name__} has no set_grad_checkpointing; wrap its layers in torch.utils.checkpoint")
-
-
-def _metric_for(name: str, loader: Any) -> SegmentationMetric:
-    dataset = getattr(loader, "source", None) or getattr(loader, "dataset", None)
-    classes = getattr(dataset, "classes", None)
-    if classes is None:
-        raise ConfigError(
-            f"the evaluation loader of dataset {name!r} does not tell its classes: give its dataset an attribute "
-            "'classes', or use dabnn.evaluation.evaluate_model with a metric of your own"
-        )
-    return SegmentationMetric(classes, getattr(dataset, "ignore_index", 255))
-
-
-def _mean_by_dataset(draws: Sequence[Draw], losses: Sequence[Tensor]) -> dict[str, float]:
-    values: dict[str, list[float]] = {}
-    for draw, loss in zip(draws, losses, strict=True):
-        values.setdefault(draw.dataset, []).append(loss.item())
-    return {name: sum(items) / len(items) for name, items in values.items()}
+    def _to_device(self, batch: Any) -> Any:
+        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
+        return to_channels_last(batch) if self.channels_last else batch

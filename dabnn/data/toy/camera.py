@@ -47,7 +47,7 @@ class Camera:
         return abs(x) < self.half_view * z + margin
 
     def project(self, points: Array, size: tuple[int, int]) -> Array:
-        """Return the (x, y) pixel coordinates, (N, 2), of world ``points`` (N, 3) in an image (height, width)."""
+        """Return the (x, y) pixel coordinates, (N, 2), of world ``points``, (N, 3)."""
         height, width = size
         focal = width / (2 * self.half_view)
         x, y, z = points.T
@@ -59,6 +59,7 @@ class Camera:
         """Return how far the ray of each pixel goes right, (1, W), and down, (H, W), per metre ahead."""
         height, width = size
         focal = width / (2 * self.half_view)
-        across = (np.arange(width, dtype=np.float32)[None, :] + np.float32(0.5 - width / 2)) / np.float32(focal)
+        columns = np.arange(width, dtype=np.float32)[None, :] + np.float32(0.5 - width / 2)
         rows = np.arange(height, dtype=np.float32)[:, None] + np.float32(0.5 - self.horizon * height)
+        across = columns / np.float32(focal)
         return across, rows / np.float32(focal) - np.float32(self.roll) * across

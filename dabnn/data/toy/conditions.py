@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dabnn.data.base import Color
 from dabnn.data.toy.camera import Array
 from dabnn.data.toy.style import Style
 
@@ -22,7 +23,6 @@ class Conditions:
         sun_direction: Unit vector towards the sun.
         sky_top: Colour overhead in [0, 255].
         sky_low: Colour at the horizon and of the haze in [0, 255].
-        exposure: Brightness of the picture.
         lit: Share of lit windows.
         haze: Extinction in 1 / m.
         rain: Wetness in [0, 1].
@@ -37,7 +37,6 @@ class Conditions:
     sun_direction: Array
     sky_top: Array
     sky_low: Array
-    exposure: float
     lit: float
     haze: float
     rain: float
@@ -49,19 +48,18 @@ class Conditions:
     @classmethod
     def sample(cls, rng: random.Random, style: Style) -> Conditions:
         """Draw conditions of a city."""
-        exposure = rng.uniform(*style.exposure)
+        daylight = rng.uniform(*style.daylight)
         rain = rng.uniform(0.5, 1.0) if rng.random() < style.rain else 0.0
         strength = rng.uniform(*style.sun_strength) * (1 - rain)
         azimuth = rng.uniform(0, 2 * math.pi)
         direction = np.array((math.cos(azimuth), rng.uniform(*style.sun_height), math.sin(azimuth)))
         return cls(
-            ambient=_factor(style.ambient) * np.float32(1 - 0.35 * strength),
-            sun=_factor(style.sun) * np.float32(strength),
+            ambient=_scaled(style.ambient, daylight * (1 - 0.35 * strength) / 255),
+            sun=_scaled(style.sun, daylight * strength / 255),
             sun_direction=(direction / np.linalg.norm(direction)).astype(np.float32),
-            sky_top=np.array(style.sky_top, dtype=np.float32) * np.float32(1 - 0.2 * rain),
-            sky_low=np.array(style.sky_low, dtype=np.float32) * np.float32(1 - 0.15 * rain),
-            exposure=exposure,
-            lit=style.lit_windows * max(0.0, 1 - exposure),
+            sky_top=_scaled(style.sky_top, math.sqrt(daylight) * (1 - 0.2 * rain)),
+            sky_low=_scaled(style.sky_low, math.sqrt(daylight) * (1 - 0.15 * rain)),
+            lit=style.lit_windows * max(0.0, 1 - daylight),
             haze=rng.uniform(*style.haze) * rng.random() + 0.008 * rain,
             rain=rain,
             tint=np.array([1 + rng.uniform(-1, 1) * style.tint for _ in range(3)], dtype=np.float32),
@@ -71,5 +69,5 @@ class Conditions:
         )
 
 
-def _factor(color: tuple[int, int, int]) -> Array:
-    return np.array(color, dtype=np.float32) / np.float32(255)
+def _scaled(color: Color, factor: float) -> Array:
+    return np.array(color, dtype=np.float32) * np.float32(factor)

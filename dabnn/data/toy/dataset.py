@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from torchvision.tv_tensors import Image, Mask
 
 from dabnn.data.base import Sample, SegmentationDataset
-from dabnn.data.toy.cities import CITIES, City
+from dabnn.data.toy.cities import CITIES
 from dabnn.data.toy.render import render
 from dabnn.data.toy.scene import Scene
 from dabnn.data.toy.sensor import expose
@@ -85,7 +86,7 @@ class ToyStreets(SegmentationDataset):
         scene = Scene.sample(self._rng(index), city.style)
         color, category = render(scene, self.size)
         mask = _class_ids(self.name)[category]
-        image = np.ascontiguousarray(expose(scene, color).transpose(2, 0, 1))
+        image = expose(scene, color)
         return {"image": Image(torch.from_numpy(image)), "mask": Mask(torch.from_numpy(mask))}
 
     def _rng(self, index: int) -> random.Random:
@@ -110,8 +111,8 @@ def _check(name: str, split: str, size: tuple[int, int], length: int | None, see
     if name not in TOY_DATASETS:
         raise ValueError(f"unknown toy dataset {name!r}; choose one of {', '.join(TOY_DATASETS)}")
     if split not in SPLITS:
-        raise ValueError(f"unknown split {split!r} of toy dataset {name!r}; choose one of {', '.join(SPLITS)}")
-    if len(size) != 2 or any(int(side) != side or side < SMALLEST for side in size):
+        raise ValueError(f"toy dataset {name!r} has no split {split!r}; choose one of {', '.join(SPLITS)}")
+    if not isinstance(size, Sequence) or len(size) != 2 or any(side % 1 or side < SMALLEST for side in size):
         raise ValueError(f"size must be (height, width) in whole pixels, each >= {SMALLEST}, got {size!r}")
     if length is not None and length < 1:
         raise ValueError(f"length must be at least 1, or None for the city's own, got {length}")

@@ -11,6 +11,7 @@ from dabnn.data.toy.street import CROSSING_REACH, Street
 from dabnn.data.toy.style import Category, Style
 
 Categories = npt.NDArray[np.uint8]
+Flags = npt.NDArray[np.bool_]
 
 LINE = 0.1
 """Half the width of a line on the road in metres."""
@@ -19,64 +20,80 @@ MARKED_TO = 70.0
 
 
 def paint_ground(street: Street, style: Style, wear: float, x: Array, z: Array) -> tuple[Categories, Array]:
-    """Return the category, (N,), and the colour in [0, 255], (N, 3), of ground points ``x``, ``z`` (N,)."""
+    """Return the category, (N,), and the colour in [0, 255], (3, N), of ground points ``x``, ``z`` (N,)."""
     u = x - street.middle(z)
-    category, inside = _plan(street, u, z)
-    lines = _markings(street, u, z, inside) if street.marked else np.zeros(len(u), dtype=bool)
-    category[lines] = Category.MARKING
+    from_crossing = np.abs(z - np.float32(street.crossing)) - np.float32(street.crossing_half_width)
+    category = _plan(street, u, from_crossing)
+    if street.marked:
+        lines = _markings(street, u, z, from_crossing) & (category == Category.ROAD)
+        category[lines] = Category.MARKING
     return category, _colors(street, style, wear, category, u, z)
 
 
-def _plan(street: Street, u: Array, z: Array) -> tuple[Categories, npt.NDArray[np.bool_]]:
-    """Tell road, sidewalk and terrain apart; also return where the road of this street is."""
-    distance, right = np.abs(u), u > 0
-    verge = np.where(right, np.float32(street.verges[1]), np.float32(street.verges[0]))
-    sidewalk = np.where(right, np.float32(street.sidewalks[1]), np.float32(street.sidewalks[0]))
-    beside = distance - np.float32(street.half_width)
-    from_crossing = np.abs(z - np.float32(street.crossing)) - np.float32(street.crossing_half_width)
-    road = (beside < 0) | (from_crossing < 0)
-    paved = ((beside > verge) & (beside < verge + sidewalk)) | (from_crossing < 1.5)
-    category = np.where(road, np.uint8(Category.ROAD), np.where(paved, np.uint8(Category.SIDEWALK), np.uint8(Category.TERRAIN)))
-    return category, (beside < 0) & (from_crossing > 0)
+def _plan(street: Street, u: Array, from_crossing: Array) -> Categories:
+    """Tell road, sidewalk and terrain apart."""
+    right = (u > 0).view(np.uint8)
+    beside = np.abs(u) - np.float32(street.half_width)
+    off_verge = beside - np.array(street.verges, dtype=np.float32)[right]
+    paved = (off_verge > 0) & (off_verge < np.array(street.sidewalks, dtype=np.float32)[right])
+    category = np.full(len(u), Category.TERRAIN, dtype=np.uint8)
+    category[paved | (from_crossing < 1.5)] = Category.SIDEWALK
+    category[(beside < 0) | (from_crossing < 0)] = Category.ROAD
+    return category
 
 
-def _markings(street: Street, u: Array, z: Array, inside: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+def _markings(street: Street, u: Array, z: Array, from_crossing: Array) -> Flags:
     """Return where lane lines, stop lines and zebra crossings are."""
-    lane = u / np.float32(street.lane_width)
+    lane = u * np.float32(1 / street.lane_width)
     divider = np.rint(lane)
     line = np.abs(lane - divider) < LINE / street.lane_width
-    outermost = np.abs(divider) >= street.lanes
-    line &= np.abs(divider) <= street.lanes - (street.parking < 1)
-    line &= outermost | (z % np.float32(8) < 4.5)
-    before = np.abs(z - np.float32(street.crossing)) - np.float32(street.crossing_half_width)
-    zebra = np.abs(before - np.float32(CROSSING_REACH / 2)) < 1.4
-    line = np.where(before < CROSSING_REACH + 0.5, zebra & (u % np.float32(1.1) < 0.55), line)
-    stop = (np.abs(before - np.float32(CROSSING_REACH + 0.8)) < 0.25) & (u * street.drive_side > 0)
-    return (line | (stop & (z < street.crossing))) & inside & (z < MARKED_TO)
+    number = np.abs(divider)
+    line &= number <= street.lanes - (street.parking < 1)
+    line &= (number >= street.lanes) | (_fraction(z, 8) < 0.56)
+    zebra = (np.abs(from_crossing - np.float32(CROSSING_REACH / 2)) < 1.4) & (_fraction(u, 1.1) < 0.5)
+    line = np.where(from_crossing < CROSSING_REACH + 0.5, zebra & (np.abs(u) < street.half_width), line)
+    stop = np.abs(from_crossing - np.float32(CROSSING_REACH + 0.8)) < 0.25
+    line |= stop & (u * street.drive_side > 0) & (z < street.crossing)
+    return line & (from_crossing > 0) & (z < MARKED_TO)
 
 
 def _colors(street: Street, style: Style, wear: float, category: Categories, u: Array, z: Array) -> Array:
-    coarse = noise(u * np.float32(3), z * np.float32(1.5))
-    fine = noise(u * np.float32(23) + np.float32(91), z * np.float32(17))
-    palette = np.zeros((len(Category), 3), dtype=np.float32)
-    palette[Category.ROAD] = style.asphalt
-    palette[Category.MARKING] = style.paint
-    palette[Category.SIDEWALK] = style.paving
-    palette[Category.TERRAIN] = style.ground[0]
-    color = palette[category]
+    coarse = noise(u * 3, z * np.float32(1.5))
+    fine = noise(u * 23 + 91, z * 17)
     level = 1 + np.float32(0.12) * coarse + np.float32(0.10) * fine
-    road = category == Category.ROAD
-    track = np.abs(np.abs(u / np.float32(street.lane_width)) % 1 - np.float32(0.5))
-    level = np.where(road, level - np.float32(0.06) * (np.abs(track - np.float32(0.25)) < 0.08), level)
-    patched = road & (noise(u * np.float32(0.9) + np.float32(40), z * np.float32(0.35)) > 0.3)
-    level = np.where(patched, level * np.float32(0.84), level)
-    walk = category == Category.SIDEWALK
-    joint = ((u % np.float32(0.9) < 0.1) | (z % np.float32(0.9) < 0.1)) & (z < 30)
-    kerb = walk & (np.abs(np.abs(u) - np.float32(street.half_width + 0.12)) < 0.14)
-    level = np.where(walk & joint, level * np.float32(0.86), level)
-    level = np.where(kerb, level * np.float32(1.22), level)
-    worn = (category == Category.MARKING) * np.clip(fine + np.float32(wear), 0, 0.85)
-    color += worn[:, None] * (palette[Category.ROAD] - color)
-    mixed = (category == Category.TERRAIN) * np.clip(0.5 + 1.5 * coarse + fine, 0, 1)
-    color += mixed[:, None] * (np.array(style.ground[1], dtype=np.float32) - color)
-    return color * level[:, None]
+
+    road = np.flatnonzero(category == Category.ROAD)
+    patch = noise(u[road] * np.float32(0.9) + 40, z[road] * np.float32(0.35)) > 0.3
+    track = np.abs(_fraction(np.abs(u[road]), 0.5 * street.lane_width) - np.float32(0.5)) < 0.16
+    level[road] *= 1 - np.float32(0.16) * patch - np.float32(0.06) * track
+
+    walk = np.flatnonzero(category == Category.SIDEWALK)
+    joint = ((_fraction(u[walk], 0.9) < 0.1) | (_fraction(z[walk], 0.9) < 0.1)) & (z[walk] < 30)
+    kerb = np.abs(np.abs(u[walk]) - np.float32(street.half_width + 0.12)) < 0.14
+    level[walk] *= 1 - np.float32(0.14) * joint + np.float32(0.22) * kerb
+
+    palette = np.zeros((3, len(Category)), dtype=np.float32)
+    for kind, color in (
+        (Category.ROAD, style.asphalt),
+        (Category.MARKING, style.paint),
+        (Category.SIDEWALK, style.paving),
+        (Category.TERRAIN, style.ground[0]),
+    ):
+        palette[:, kind] = color
+    painted = palette.take(category, axis=1)
+    _blend(painted, category == Category.MARKING, style.asphalt, np.clip(fine + np.float32(wear), 0, 0.85))
+    _blend(painted, category == Category.TERRAIN, style.ground[1], np.clip(0.5 + 1.5 * coarse + fine, 0, 1))
+    return painted * level
+
+
+def _blend(painted: Array, there: Flags, color: tuple[int, int, int], share: Array) -> None:
+    """Mix a ``share``, (N,), of ``color`` into ``painted``, (3, N), where it is ``there``, in place."""
+    points = np.flatnonzero(there)
+    for plane, value in zip(painted, color, strict=True):
+        plane[points] += share[points] * (np.float32(value) - plane[points])
+
+
+def _fraction(values: Array, period: float) -> Array:
+    """Return where ``values`` are within their period, in [0, 1)."""
+    turns = values * np.float32(1 / period)
+    return turns - np.floor(turns)

@@ -29,9 +29,9 @@ def noise_tile() -> Array:
 
 def noise(across: Array, along: Array) -> Array:
     """Look up noise in [-1, 1] at coordinates in cells, elementwise."""
-    rows = along.astype(np.int32) & (PERIOD - 1)
-    columns = across.astype(np.int32) & (PERIOD - 1)
-    return noise_tile().ravel()[rows * PERIOD + columns]
+    rows = along.astype(np.intp) & (PERIOD - 1)
+    columns = across.astype(np.intp) & (PERIOD - 1)
+    return noise_tile().take(rows * PERIOD + columns)
 
 
 def _enlarge(values: npt.NDArray[np.float64], factor: int) -> npt.NDArray[np.float64]:

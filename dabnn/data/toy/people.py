@@ -8,7 +8,7 @@ import random
 import numpy as np
 
 from dabnn.data.toy.camera import Array
-from dabnn.data.toy.shapes import Face, Prop, box, disc, shade, upright, vary
+from dabnn.data.toy.shapes import Face, Outline, Prop, box, disc, shade, upright, vary
 from dabnn.data.toy.style import Category, Style
 
 SKIN = ((224, 182, 150), (150, 108, 80), (96, 66, 50))
@@ -31,7 +31,7 @@ def person(rng: random.Random, style: Style, x: float, z: float) -> Prop:
         ([(0.14 - swing, 0.42), (0.19 - swing, 0.42), (0.14, 0.80), (0.09, 0.80)], shade(coat, 0.8)),
         ([(-0.12, hem), (0.12, hem), (0.13, 0.82), (-0.13, 0.82)], coat),
         (disc(0.0, 0.91, 0.075, 8), skin),
-        (box(-0.07, 0.92, 0.07, 0.995), shade(rng.choice(style.clothes), 0.6)),
+        (disc(0.0, 0.92, 0.08, 8)[:5], shade(rng.choice(style.clothes), 0.6)),
     ]
     points = upright([point for shape, _ in shapes for point in shape], x, z, height)
     return Prop(z, points, [Face(len(shape), Category.PERSON, color) for shape, color in shapes])
@@ -54,9 +54,12 @@ def cyclist(rng: random.Random, style: Style, x: float, z: float) -> Prop:
         ([(-0.14, 0.35), (-0.04, 0.35), (0.06, 0.98), (-0.14, 0.98)], trousers),
         ([(0.04, 0.25), (0.14, 0.25), (0.14, 0.98), (-0.02, 0.98)], shade(trousers, 0.85)),
         ([(-0.18, 0.90), (0.16, 0.90), (0.20 + lean, 1.45), (-0.16 + lean, 1.45)], coat),
-        ([(0.06 + lean, 1.35), (0.14 + lean, 1.40), (0.22 + 2 * lean, 1.02), (0.14 + 2 * lean, 1.0)], shade(coat, 0.8)),
+        (
+            [(0.06 + lean, 1.35), (0.14 + lean, 1.4), (0.22 + 2 * lean, 1.0), (0.14 + 2 * lean, 1.0)],
+            shade(coat, 0.8),
+        ),
         (disc(0.02 + 1.2 * lean, 1.6, 0.13, 8), rng.choice(SKIN)),
-        (box(-0.11 + 1.2 * lean, 1.62, 0.14 + 1.2 * lean, 1.75), vary(rng, rng.choice(style.clothes))),
+        (disc(0.02 + 1.2 * lean, 1.61, 0.14, 8)[:5], vary(rng, rng.choice(style.clothes))),
     ]
     body = upright([point for shape, _ in shapes for point in shape], x, z - 0.02)
     faces = faces + [Face(len(shape), Category.RIDER, color) for shape, color in shapes]
@@ -84,7 +87,7 @@ def _bicycle(rng: random.Random, style: Style, x: float, z: float, turn: float) 
     return points, [Face(len(shape), Category.BICYCLE, color) for shape, color in shapes]
 
 
-def _ring(x: float) -> list[tuple[float, float]]:
+def _ring(x: float) -> Outline:
     """Return a wheel as one polygon: the rim outwards, then back inside it, so that one sees through."""
     outer, inner = disc(x, WHEEL, WHEEL, 10), disc(x, WHEEL, WHEEL - 0.1, 10)
     return [*outer, outer[0], inner[0], *reversed(inner)]

@@ -1,4 +1,7 @@
-"""From a scene to pixels: every pixel gets the colour of the face, ground or sky that it shows."""
+"""From a scene to pixels: every pixel gets the colour of the face, ground or sky that it shows.
+
+Colours are stored as three planes, (3, N): that is what a network takes, and what numpy is fast at.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,17 @@ from dabnn.data.toy.shapes import Texture
 from dabnn.data.toy.style import Category
 
 Indices = npt.NDArray[np.intp]
+Flags = npt.NDArray[np.bool_]
+Categories = npt.NDArray[np.uint8]
 
 HORIZON = 400.0
 """Depth in metres at which the ground ends."""
-LAMPLIGHT = np.array((255, 206, 128), dtype=np.float32)
+LAMPLIGHT = np.array(((255,), (206,), (128,)), dtype=np.float32)
 """Colour of lit windows."""
 
 
-def render(scene: Scene, size: tuple[int, int]) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Return the colours in [0, 255], (height, width, 3), and the categories, (height, width), of a scene.
+def render(scene: Scene, size: tuple[int, int]) -> tuple[Array, Categories]:
+    """Return the colours in [0, 255], (3, height, width), and the categories, (height, width), of a scene.
 
     Faces are rasterised at twice the size, so that their edges are smooth; a pixel is coloured four times
     only where such an edge runs through it.
@@ -32,16 +37,18 @@ def render(scene: Scene, size: tuple[int, int]) -> tuple[Array, npt.NDArray[np.u
     table = tabulate(scene, fine)
     ids = rasterise(table, fine)
     edges, where = _samples(ids)
-    color, category = _shade(scene, table, fine, ids.ravel()[where], where)
+    color, category = _shade(scene, table, fine, ids.take(where).astype(np.intp), where)
     pixels = size[0] * size[1]
-    image, category = color[:pixels], category[:pixels].reshape(size)
-    image[edges] = (image[edges] + color[pixels:].reshape(3, -1, 3).sum(axis=0)) * np.float32(0.25)
-    image = image.reshape(*size, 3)
+    image, category = color[:, :pixels], category[:pixels].reshape(size)
+    others = color[:, pixels:].reshape(3, 3, -1).sum(axis=1)
+    for plane, sums in zip(image, others, strict=True):
+        plane[edges] = (plane[edges] + sums) * np.float32(0.25)
+    image = image.reshape(3, *size)
     if scene.conditions.rain:
         _mirror(scene, image, category)
     if scene.style.hood:
         _cover_with_hood(scene.style.hood, image, category)
-    return image * np.float32(scene.conditions.exposure), category
+    return image, category
 
 
 def _samples(ids: npt.NDArray[np.int32]) -> tuple[Indices, Indices]:
@@ -59,103 +66,116 @@ def _samples(ids: npt.NDArray[np.int32]) -> tuple[Indices, Indices]:
 
 
 def _shade(
-    scene: Scene, table: FaceTable, size: tuple[int, int], ids: npt.NDArray[np.int32], where: Indices
-) -> tuple[Array, npt.NDArray[np.uint8]]:
-    """Return the colours, (N, 3), and categories, (N,), of the positions ``where``, (N,), that show ``ids``."""
+    scene: Scene, table: FaceTable, size: tuple[int, int], ids: Indices, where: Indices
+) -> tuple[Array, Categories]:
+    """Return the colours, (3, N), and categories, (N,), of positions ``where``, (N,), that show ``ids``."""
     across, down = scene.camera.rays(size)
-    across, down = across.ravel()[where % size[1]], down.ravel()[where]
+    across, down = np.tile(across, (size[0], 1)).take(where), down.take(where)
     empty = ids < 0
     below = down > np.float32(scene.camera.height / HORIZON)
-    standing, ground, sky = np.flatnonzero(~empty), np.flatnonzero(empty & below), np.flatnonzero(empty & ~below)
+    parts = [np.flatnonzero(part) for part in (~empty, empty & below, empty & ~below)]
+    (standing, ground, sky), rank = parts, np.empty(len(ids), dtype=np.intp)
+    rank[np.concatenate(parts)] = np.arange(len(ids))
 
-    color = np.empty((len(ids), 3), dtype=np.float32)
-    category = np.full(len(ids), Category.SKY, dtype=np.uint8)
-    depth = np.full(len(ids), np.inf, dtype=np.float32)
-    category[standing] = table.category[ids[standing]]
-    color[standing], depth[standing] = _faces(scene, table, ids[standing], across[standing], down[standing])
-    depth[ground] = np.float32(scene.camera.height) / down[ground]
-    shadows = [layer.ravel()[where[ground]] for layer in draw_shadows(scene, size)]
-    category[ground], color[ground] = _ground(scene, across[ground], depth[ground], *shadows)
-    color[sky] = _sky(scene, across[sky], down[sky])
-    clear = np.exp(depth * np.float32(-scene.conditions.haze))
-    clear[sky] = 1
-    return scene.conditions.sky_low + clear[:, None] * (color - scene.conditions.sky_low), category
+    face_color = _faces(scene, table, ids[standing], across[standing], down[standing])
+    shadows = [layer.take(where[ground]) for layer in draw_shadows(scene, size)]
+    ground_category, ground_color = _ground(scene, across[ground], down[ground], *shadows)
+    sky_color = _sky(scene, across[sky], down[sky])
+    color = np.concatenate((face_color, ground_color, sky_color), axis=1)
+    sky_category = np.full(len(sky), Category.SKY, dtype=np.uint8)
+    category = np.concatenate((table.category[ids[standing]], ground_category, sky_category))
+    return color.take(rank, axis=1), category.take(rank)
 
 
-def _faces(scene: Scene, table: FaceTable, ids: npt.NDArray[np.int32], across: Array, down: Array) -> tuple[Array, Array]:
-    """Return the colours, (N, 3), and the depths, (N,), of rays that meet the faces ``ids``."""
-    plane, along = table.plane[ids], table.along[ids]
-    inverse = plane[:, 0] * across + plane[:, 1] * down + plane[:, 2]
-    depth = 1 / np.clip(inverse, np.float32(1 / HORIZON), np.float32(1))
-    s = (along[:, 0] * across + along[:, 1]) * depth
+def _faces(scene: Scene, table: FaceTable, ids: Indices, across: Array, down: Array) -> Array:
+    """Colour rays, (N,), that meet the faces ``ids``."""
+    a, b, c, dx, dz = table.geometry.take(ids, axis=1)
+    depth = 1 / np.clip(a * across + b * down + c, np.float32(1 / HORIZON), np.float32(1))
+    s = (dx * across + dz) * depth
     up = np.float32(scene.camera.height) - down * depth
-    shift = ids * np.float32(37)
-    grain = noise(s * 5 + shift, up * 5 + shift)
-    color, texture = table.color[ids], table.texture[ids]
+    shift = table.shift[ids]
+    texture, color = table.texture[ids], table.color.take(ids, axis=1)
     facade = np.flatnonzero(texture == Texture.FACADE)
-    color[facade] = _windows(scene, table, ids[facade], color[facade], s[facade], up[facade])
+    panes, pane_color = _windows(scene, table, ids[facade], s[facade], up[facade])
+    _assign(color, facade[panes], pane_color)
     bars = np.flatnonzero(texture == Texture.BARS)
-    gaps = bars[(s[bars] / table.period[ids[bars], 0]) % 1 < 0.4]
-    color[gaps] = table.accent[ids[gaps]]
-    color *= (1 + table.grain[ids] * grain)[:, None]
-    return color, depth
+    turns = s[bars] / table.period[0, ids[bars]]
+    gaps = bars[turns - np.floor(turns) < 0.4]
+    _assign(color, gaps, table.accent.take(ids[gaps], axis=1))
+    color *= 1 + table.grain[ids] * noise(s * 5 + shift, up * 5 + shift)
+    return _haze(scene, color, depth)
 
 
-def _windows(scene: Scene, table: FaceTable, ids: npt.NDArray[np.int32], color: Array, s: Array, up: Array) -> Array:
-    """Put windows and a shop floor on walls; the windows differ in brightness, at dusk some are lit."""
-    period = table.period[ids]
-    column, row = s / period[:, 0], up / period[:, 1]
+def _windows(scene: Scene, table: FaceTable, ids: Indices, s: Array, up: Array) -> tuple[Indices, Array]:
+    """Return which points of walls, (N,), lie in a window or shop, (P,), and their colours, (3, P).
+
+    Windows differ in brightness, and at dusk some are lit.
+    """
+    column, row = np.stack((s, up)) / table.period.take(ids, axis=1)
     left, floor = np.floor(column), np.floor(row)
-    cell = noise(left * 17 + ids * np.float32(5), floor * 29 + ids * np.float32(3))
     x, y = np.abs(column - left - np.float32(0.5)), row - floor
-    window = np.where(row < 1, (x < 0.4) & (y > 0.12) & (y < 0.8), (x < 0.27) & (y > 0.28) & (y < 0.82))
-    pane = table.accent[ids] * (1 + np.float32(0.8) * cell)[:, None]
-    pane[np.float32(0.6) * cell + np.float32(0.5) < scene.conditions.lit] = LAMPLIGHT
-    return np.where(window[:, None], pane, color)
+    shop = (row < 1) & (x < 0.4) & (y > 0.12) & (y < 0.8)
+    panes = np.flatnonzero(shop | ((row >= 1) & (x < 0.27) & (y > 0.28) & (y < 0.82)))
+    shift = table.shift[ids[panes]]
+    cell = noise(left[panes] * 17 + shift, floor[panes] * 29 + shift)
+    color = table.accent.take(ids[panes], axis=1) * (1 + np.float32(0.8) * cell)
+    lit = np.flatnonzero(np.float32(0.6) * cell + np.float32(0.5) < scene.conditions.lit)
+    color[:, lit] = LAMPLIGHT
+    return panes, color
 
 
-def _ground(
-    scene: Scene, across: Array, depth: Array, cast: npt.NDArray[np.bool_], under: npt.NDArray[np.bool_]
-) -> tuple[npt.NDArray[np.uint8], Array]:
-    """Return categories, (N,), and colours, (N, 3), of the ground, given where shadows are cast and what is covered."""
+def _ground(scene: Scene, across: Array, down: Array, cast: Flags, under: Flags) -> tuple[Categories, Array]:
+    """Return what rays, (N,), show of the ground and its colours, given where it lies in shadow."""
+    depth = np.float32(scene.camera.height) / down
     category, color = paint_ground(scene.street, scene.style, scene.wear, across * depth, depth)
     conditions = scene.conditions
     sun = conditions.sun * conditions.sun_direction[1]
-    lights = np.stack((conditions.ambient + sun, conditions.ambient, 0.45 * conditions.ambient)).astype(np.float32)
-    return category, color * lights[np.where(under, 2, cast)]
+    sky = conditions.ambient
+    lights = np.stack((sky + sun, sky, np.float32(0.45) * sky), axis=1)
+    color *= lights.take(np.where(under, 2, cast), axis=1)
+    return category, _haze(scene, color, depth)
 
 
 def _sky(scene: Scene, across: Array, down: Array) -> Array:
     """Colour the sky: a gradient, and clouds in perspective."""
-    conditions = scene.conditions
+    low, top = scene.conditions.sky_low[:, None], scene.conditions.sky_top[:, None]
     rise = np.maximum(-down, 0)
-    share = (rise / (rise + np.float32(0.25)))[:, None]
-    distance = 6 / (rise + np.float32(0.12))
+    distance = np.float32(6) / (rise + np.float32(0.12))
     seed = np.float32(scene.seed % 251)
     cloud = noise(across * distance * 2 + seed, distance * 3 + seed)
-    color = conditions.sky_low + share * (conditions.sky_top - conditions.sky_low)
-    return color * (1 + np.float32(0.35 * scene.style.clouds) * cloud)[:, None]
+    color = low + rise / (rise + np.float32(0.25)) * (top - low)
+    return color * (1 + np.float32(0.35 * scene.style.clouds) * cloud)
 
 
-def _mirror(scene: Scene, image: Array, category: npt.NDArray[np.uint8]) -> None:
+def _assign(color: Array, points: Indices, values: Array) -> None:
+    """Do ``color[:, points] = values``, which numpy is slow at, in place."""
+    for plane, row in zip(color, values, strict=True):
+        plane[points] = row
+
+
+def _haze(scene: Scene, color: Array, depth: Array) -> Array:
+    """Blend colours, (3, N), at depths, (N,), with the haze in between."""
+    haze = scene.conditions.sky_low[:, None]
+    return haze + np.exp(depth * np.float32(-scene.conditions.haze)) * (color - haze)
+
+
+def _mirror(scene: Scene, image: Array, category: Categories) -> None:
     """Mirror what stands above the horizon in the wet ground of ``image``, in place."""
-    height = image.shape[0]
+    height = image.shape[1]
     horizon = round(scene.camera.horizon * height)
-    rows = np.arange(horizon, height)
-    mirrored = image[np.clip(2 * horizon - rows, 0, height - 1)]
-    wet = np.isin(category[horizon:], (Category.ROAD, Category.MARKING, Category.SIDEWALK))
-    share = (np.float32(0.45 * scene.conditions.rain) * wet)[..., None]
-    image[horizon:] += share * (mirrored - np.float32(1.25) * image[horizon:])
+    mirrored = image[:, np.clip(2 * horizon - np.arange(horizon, height), 0, height - 1)]
+    wet = category[horizon:] <= Category.SIDEWALK
+    share = np.float32(0.45 * scene.conditions.rain) * wet
+    image[:, horizon:] += share * (mirrored - np.float32(1.25) * image[:, horizon:])
 
 
-def _cover_with_hood(hood: float, image: Array, category: npt.NDArray[np.uint8]) -> None:
+def _cover_with_hood(hood: float, image: Array, category: Categories) -> None:
     """Cover the bottom of ``image`` and ``category`` with the ego car's hood, in place."""
     height, width = category.shape
     x = (np.arange(width, dtype=np.float32) + np.float32(0.5)) * np.float32(2 / width) - 1
-    rows = np.arange(int(height * (1 - hood)), height)
-    y = (rows[:, None] + np.float32(0.5)) / np.float32(height)
+    start = int(height * (1 - hood))
+    y = (np.arange(start, height, dtype=np.float32)[:, None] + np.float32(0.5)) / np.float32(height)
     edge = 1 - np.float32(hood) * (1 - np.float32(0.7) * x**2)
-    covered = y > edge
     gloss = np.float32(52) + 60 * (y - edge) / np.float32(hood)
-    image[rows] = np.where(covered[..., None], gloss[..., None], image[rows])
-    category[rows] = np.where(covered, np.uint8(Category.EGO), category[rows])
+    image[:, start:] = np.where(y > edge, gloss, image[:, start:])
+    category[start:] = np.where(y > edge, np.uint8(Category.EGO), category[start:])

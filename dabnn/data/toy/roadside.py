@@ -7,11 +7,11 @@ import random
 
 import numpy as np
 
-from dabnn.data.toy.shapes import Face, Prop, Texture, blob, box, disc, shade, upright, vary
+from dabnn.data.toy.shapes import Face, Outline, Prop, Texture, blob, box, disc, shade, upright, vary
 from dabnn.data.toy.style import Category, Style
 
-Flat = list[tuple[float, float]]
-Parts = list[tuple[Flat, Face]]
+Paint = tuple[float, float, float]
+Parts = list[tuple[Outline, Face]]
 
 SIGNS: tuple[tuple[int, float, tuple[int, int, int], tuple[int, int, int]], ...] = (
     (3, math.pi / 2, (190, 36, 36), (230, 226, 216)),
@@ -51,13 +51,14 @@ def lamp(rng: random.Random, style: Style, x: float, z: float, toward: int) -> P
         parts += [_part(box(-half, 0, half, height), Category.POLE, metal)]
         parts += _traffic_light(rng, 0.0, height - 0.2)
     else:
-        parts += [_part([(-half, 0), (half, 0), (half * 0.7, height), (-half * 0.7, height)], Category.POLE, metal)]
+        shaft = [(-half, 0.0), (half, 0.0), (0.7 * half, height), (-0.7 * half, height)]
+        parts += [_part(shaft, Category.POLE, metal)]
         if kind < 0.85:
             reach = toward * rng.uniform(1.0, 2.4)
             arm = [(0.0, height - 0.12), (reach, height + 0.18), (reach, height + 0.3), (0.0, height)]
-            glow = Face(4, Category.POLE, (255, 226, 160), Texture.GLOW)
+            bulb = box(0.75 * reach, height + 0.05, reach, height + 0.2)
             parts += [_part(arm, Category.POLE, metal)]
-            parts += [(box(min(0.75 * reach, reach), height + 0.05, max(0.75 * reach, reach), height + 0.2), glow)]
+            parts += [(bulb, Face(4, Category.POLE, (255, 226, 160), Texture.GLOW))]
         else:
             parts += [_part(box(-0.9, height - 0.7, 0.9, height - 0.58), Category.POLE, metal)]
     return _stand(parts, x, z)
@@ -84,7 +85,8 @@ def board(rng: random.Random, style: Style, x: float, z: float) -> Prop:
     metal = vary(rng, rng.choice(style.metal))
     half, low, high = rng.uniform(0.8, 2.2), rng.uniform(2.0, 3.5), rng.uniform(1.2, 2.2)
     ground, ink = (vary(rng, rng.choice(style.bodywork + style.facades)) for _ in range(2))
-    parts = [_part(box(side * half * 0.7 - 0.07, 0, side * half * 0.7 + 0.07, low), Category.POLE, metal) for side in (-1, 1)]
+    legs = [box(x - 0.07, 0, x + 0.07, low) for x in (-0.7 * half, 0.7 * half)]
+    parts = [_part(leg, Category.POLE, metal) for leg in legs]
     parts += [_part(box(-half, low, half, low + high), Category.SIGN, ground)]
     parts += [_part(box(-half * 0.8, low + 0.55 * high, half * 0.5, low + 0.85 * high), Category.SIGN, ink)]
     parts += [_part(box(-half * 0.8, low + 0.15 * high, half * 0.8, low + 0.32 * high), Category.SIGN, ink)]
@@ -101,22 +103,23 @@ def _traffic_light(rng: random.Random, x: float, low: float) -> Parts:
     return parts
 
 
-def _round_tree(rng: random.Random, height: float, leaf: tuple[float, float, float]) -> Parts:
+def _round_tree(rng: random.Random, height: float, leaf: Paint) -> Parts:
     width = height * rng.uniform(0.24, 0.38)
     trunk = _part(_trunk(0.03 * height, 0.6 * height), Category.VEGETATION, vary(rng, (74, 60, 48)))
     return [trunk, *_crown(rng, 0.0, 0.64 * height, width, 0.36 * height, leaf, 4)]
 
 
-def _conical_tree(rng: random.Random, height: float, leaf: tuple[float, float, float]) -> Parts:
+def _conical_tree(rng: random.Random, height: float, leaf: Paint) -> Parts:
     parts = [_part(_trunk(0.02 * height, 0.3 * height), Category.VEGETATION, (66, 54, 44))]
     for k in range(3):
         low, wide = height * (0.12 + 0.24 * k), height * (0.22 - 0.05 * k) * rng.uniform(0.9, 1.1)
-        tier = [(-wide, low), (-0.3 * wide, low - 0.03 * height), (0.4 * wide, low), (wide, low), (0.0, low + 0.42 * height)]
+        tip, sag = (0.0, low + 0.42 * height), (-0.3 * wide, low - 0.03 * height)
+        tier = [(-wide, low), sag, (0.4 * wide, low), (wide, low), tip]
         parts.append(_leaves(tier, shade(leaf, 0.8 + 0.12 * k)))
     return parts
 
 
-def _palm(rng: random.Random, height: float, leaf: tuple[float, float, float]) -> Parts:
+def _palm(rng: random.Random, height: float, leaf: Paint) -> Parts:
     bend = rng.uniform(-0.12, 0.12) * height
     trunk = [(-0.16, 0.0), (0.16, 0.0), (bend + 0.1, height), (bend - 0.1, height)]
     parts = [_part(trunk, Category.VEGETATION, vary(rng, (128, 108, 82)))]
@@ -125,14 +128,15 @@ def _palm(rng: random.Random, height: float, leaf: tuple[float, float, float]) -
         reach = height * rng.uniform(0.24, 0.32)
         x, y = math.cos(angle), math.sin(angle)
         tip = (bend + reach * x, height + reach * (0.6 * y - 0.45))
-        middle = (bend + 0.55 * reach * x, height + 0.55 * reach * y)
-        frond = [(bend, height - 0.25), (middle[0], middle[1] - 0.35), tip, (middle[0], middle[1] + 0.2), (bend, height + 0.25)]
+        knee, knee_height = bend + 0.55 * reach * x, height + 0.55 * reach * y
+        lower = [(bend, height - 0.25), (knee, knee_height - 0.35), tip]
+        frond = [*lower, (knee, knee_height + 0.2), (bend, height + 0.25)]
         parts.append(_leaves(frond, shade(leaf, rng.uniform(0.75, 1.15))))
     return parts
 
 
 def _crown(
-    rng: random.Random, x: float, y: float, width: float, height: float, leaf: tuple[float, float, float], clumps: int
+    rng: random.Random, x: float, y: float, width: float, height: float, leaf: Paint, clumps: int
 ) -> Parts:
     parts = [_leaves(blob(rng, x, y, width, height, 14), shade(leaf, 0.75))]
     for k in range(clumps):
@@ -142,15 +146,15 @@ def _crown(
     return parts
 
 
-def _trunk(half: float, height: float) -> Flat:
+def _trunk(half: float, height: float) -> Outline:
     return [(-half, 0), (half, 0), (0.6 * half, height), (-0.6 * half, height)]
 
 
-def _part(shape: Flat, category: Category, color: tuple[float, float, float]) -> tuple[Flat, Face]:
+def _part(shape: Outline, category: Category, color: Paint) -> tuple[Outline, Face]:
     return shape, Face(len(shape), category, color)
 
 
-def _leaves(shape: Flat, color: tuple[float, float, float]) -> tuple[Flat, Face]:
+def _leaves(shape: Outline, color: Paint) -> tuple[Outline, Face]:
     return shape, Face(len(shape), Category.VEGETATION, color, Texture.LEAVES)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from dabnn.data.toy.buildings import lots, skyline
-from dabnn.data.toy.camera import NEAR, Camera
+from dabnn.data.toy.camera import Camera
 from dabnn.data.toy.conditions import Conditions
 from dabnn.data.toy.people import bicycle, cyclist, person
 from dabnn.data.toy.roadside import board, lamp, sign, tree
@@ -15,6 +15,9 @@ from dabnn.data.toy.shapes import Prop
 from dabnn.data.toy.street import CROSSING_REACH, Street
 from dabnn.data.toy.style import Style
 from dabnn.data.toy.vehicles import vehicle
+
+NEAREST_VEHICLE = 6.5
+"""Least depth in metres of the middle of a vehicle, so that the longest stays before the camera."""
 
 Maker = Callable[[random.Random, Style, float, float], Prop]
 
@@ -53,9 +56,9 @@ class Scene:
             props += _kerb(rng, style, street, camera, side)
         props += _traffic(rng, style, street, camera)
         props += _people(rng, style, street, camera)
-        props = [prop for prop in props if len(prop.points) and prop.points[:, 2].min() >= NEAR]
         props.sort(key=lambda prop: -prop.depth)
-        return cls(style, camera, street, conditions, props, rng.uniform(*style.marking_wear), rng.getrandbits(32))
+        wear = rng.uniform(*style.marking_wear)
+        return cls(style, camera, street, conditions, props, wear, rng.getrandbits(32))
 
 
 def _kerb(rng: random.Random, style: Style, street: Street, camera: Camera, side: int) -> Iterator[Prop]:
@@ -78,7 +81,7 @@ def _kerb(rng: random.Random, style: Style, street: Street, camera: Camera, side
     if street.parking > 1:
         for z in _row(rng, street, style.parked_gap, 70):
             x = street.middle(z) + side * (street.half_width - 1.0)
-            if camera.sees(x, z, 2.5):
+            if z > NEAREST_VEHICLE and camera.sees(x, z, 2.5):
                 yield vehicle(rng, style, x, z, street.slope(z), side != street.drive_side)
 
 
@@ -87,8 +90,8 @@ def _traffic(rng: random.Random, style: Style, street: Street, camera: Camera) -
     for direction in (-1, 1):
         for lane in range(street.lanes):
             u = direction * street.drive_side * (lane + 0.5) * street.lane_width
-            z = rng.uniform(7, 7 + style.traffic_gap[1])
-            while z < 80:
+            z = NEAREST_VEHICLE + rng.uniform(0, style.traffic_gap[1])
+            while z < 70:
                 x = street.middle(z) + u + rng.uniform(-0.3, 0.3)
                 if camera.sees(x, z, 2.5):
                     yield vehicle(rng, style, x, z, street.slope(z), direction < 0)

@@ -15,6 +15,8 @@ from dabnn.data.base import Color
 from dabnn.data.toy.camera import Array
 from dabnn.data.toy.style import Category
 
+Outline = list[tuple[float, float]]
+
 
 class Texture(IntEnum):
     """The pattern on a face."""
@@ -42,10 +44,10 @@ class Face(NamedTuple):
 
     corners: int
     category: Category
-    color: Sequence[float]
+    color: tuple[float, ...]
     texture: Texture = Texture.PLAIN
-    accent: Sequence[float] = (0, 0, 0)
-    period: tuple[float, float] = (1.0, 1.0)
+    accent: tuple[float, ...] = (0, 0, 0)
+    period: tuple[float, ...] = (1.0, 1.0)
     solid: bool = False
 
 
@@ -57,9 +59,9 @@ class Prop(NamedTuple):
     faces: Sequence[Face]
 
 
-def upright(prop_points: Sequence[tuple[float, float]], x: float, z: float, scale: float = 1.0) -> Array:
-    """Stand flat points (right, up), multiplied by ``scale``, at ``x``, ``z`` so that they face the camera."""
-    flat = np.asarray(prop_points, dtype=np.float32) * np.float32(scale)
+def upright(outline: Outline, x: float, z: float, scale: float = 1.0) -> Array:
+    """Stand flat points (right, up), times ``scale``, at ``x``, ``z`` so that they face the camera."""
+    flat = np.asarray(outline, dtype=np.float32) * np.float32(scale)
     points = np.empty((len(flat), 3), dtype=np.float32)
     points[:, 0] = flat[:, 0] + x
     points[:, 1] = flat[:, 1]
@@ -67,17 +69,17 @@ def upright(prop_points: Sequence[tuple[float, float]], x: float, z: float, scal
     return points
 
 
-def box(left: float, bottom: float, right: float, top: float) -> list[tuple[float, float]]:
+def box(left: float, bottom: float, right: float, top: float) -> Outline:
     """Return the corners of a rectangle."""
     return [(left, bottom), (right, bottom), (right, top), (left, top)]
 
 
-def disc(x: float, y: float, radius: float, corners: int = 10, turn: float = 0.0) -> list[tuple[float, float]]:
+def disc(x: float, y: float, radius: float, corners: int = 10, turn: float = 0.0) -> Outline:
     """Return the corners of a regular polygon."""
     return [(x + radius * right, y + radius * up) for right, up in _circle(corners, turn)]
 
 
-def blob(rng: random.Random, x: float, y: float, width: float, height: float, corners: int) -> list[tuple[float, float]]:
+def blob(rng: random.Random, x: float, y: float, width: float, height: float, corners: int) -> Outline:
     """Return a ragged ellipse with the given half axes."""
     points = []
     for right, up in _circle(corners):
@@ -86,7 +88,7 @@ def blob(rng: random.Random, x: float, y: float, width: float, height: float, co
     return points
 
 
-def shade(color: Color | Sequence[float], factor: float) -> tuple[float, float, float]:
+def shade(color: tuple[float, ...], factor: float) -> tuple[float, float, float]:
     """Return a colour made darker or lighter."""
     return (color[0] * factor, color[1] * factor, color[2] * factor)
 
@@ -100,6 +102,6 @@ def vary(rng: random.Random, color: Color, amount: float = 0.12) -> tuple[float,
 
 
 @cache
-def _circle(corners: int, turn: float = 0.0) -> list[tuple[float, float]]:
+def _circle(corners: int, turn: float = 0.0) -> Outline:
     angles = [turn + 2 * math.pi * k / corners for k in range(corners)]
     return [(math.cos(angle), math.sin(angle)) for angle in angles]

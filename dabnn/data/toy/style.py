@@ -103,8 +103,8 @@ class Style:
         sun: Colour of the direct light.
         sun_strength: Strength of the direct light.
         sun_height: Height of the sun, as a slope.
-        exposure: Brightness of the picture; 1 is normal, small is dusk or night.
-        lit_windows: Share of lit windows at exposure 0; none at exposure 1.
+        daylight: Brightness of the scene; 1 is day, 0 is night. The sky darkens with its square root.
+        lit_windows: Share of lit windows at night; none by day.
         haze: Extinction by fog or dust, in 1 / m.
         rain: Probability of rain on a wet road.
         tint: Largest deviation of the white balance of each channel.
@@ -170,7 +170,7 @@ class Style:
     sun: Color
     sun_strength: Range
     sun_height: Range
-    exposure: Range
+    daylight: Range
     lit_windows: float
     haze: Range
     rain: float

@@ -1,0 +1,54 @@
+"""Write the results tables of README and docs from the committed CSV files.
+
+A table stands between ``<!-- results:NAME -->`` and ``<!-- /results -->`` and is made from
+``benchmarks/results/NAME.csv``; a test fails when the two differ.
+
+Run: python benchmarks/tables.py
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from dabnn.experiments.comparison import Comparison
+from dabnn.experiments.run import Row
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
+
+
+def main() -> None:
+    for page in PAGES:
+        page.write_text(fill(page.read_text()))
+
+
+def fill(text: str) -> str:
+    """Return a page with every table made anew."""
+    return BLOCK.sub(lambda match: match[1] + table(match[2]) + match[3], text)
+
+
+def table(name: str) -> str:
+    """Return the Markdown table of one CSV file: measurements as they are, trainings compared over seeds."""
+    with (RESULTS / f"{name}.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    if "miou" not in records[0]:
+        return markdown(list(records[0]), [list(record.values()) for record in records])
+    rows = [
+        Row(r["method"], r["dataset"], int(r["seed"]), int(r["steps"]), float(r["miou"])) for r in records
+    ]
+    header, methods, gains = Comparison(tuple(rows)).table()
+    return markdown(header, [*methods, *gains])
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    alignment = [":---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""The command line: ``dabnn demo | train | evaluate | predict | list``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dabnn.errors import DabnnError
+
+app = typer.Typer(
+    help="One network, many datasets: train, evaluate and use dataset-aware networks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+console = Console()
+
+Out = Annotated[Path, typer.Option(help="Folder of all runs.")]
+Data = Annotated[Path | None, typer.Option(help="Folder of the datasets; default $DABNN_DATA or the config's.")]
+
+
+@contextmanager
+def _readable_errors() -> Iterator[None]:
+    """Print errors that dabnn raises on purpose as one message; let bugs show their traceback."""
+    try:
+        yield
+    except DabnnError as error:
+        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def demo(
+    out: Out = Path("runs/demo"),
+    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006
+) -> None:
+    """Train CDCL, single-dataset and shared-BN networks on toy street scenes and write a report."""
+    from dabnn.experiments.demo import run_demo
+
+    with _readable_errors():
+        run_demo(out, seeds=tuple(seed))
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="YAML file, see examples/configs.")],
+    method: Annotated[list[str], typer.Option(help="cdcl, single, shared_bn or no_dat; repeatable.")] = ["cdcl"],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006
+    steps: Annotated[int | None, typer.Option(help="Number of steps, instead of the config's.")] = None,
+    out: Out = Path("runs"),
+    data: Data = None,
+) -> None:
+    """Train networks from a config, evaluate them and write one table; finished runs are not repeated."""
+    from dabnn.experiments.config import load_config, with_steps
+    from dabnn.experiments.run import run_method, write_table
+    from dabnn.training import ProgressBar
+
+    with _readable_errors():
+        experiment = load_config(config)
+        if steps is not None:
+            experiment = with_steps(experiment, steps)
+        folder = out / experiment.name
+        for number in seed:
+            for name in method:
+                console.print(f"[bold]{name}[/], seed {number}")
+                run_method(experiment, name, number, folder, data_dir=data, callbacks=lambda: [ProgressBar()])
+        rows = write_table(folder, folder.with_suffix(".csv"))
+    _print_table(
+        f"mIoU %, {experiment.name}",
+        ["method", "dataset", "seed", "steps", "miou"],
+        [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows],
+    )
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    data: Data = None,
+) -> None:
+    """Evaluate a finished run again and print the IoU of every class."""
+    from dabnn.experiments.saved import evaluate_run
+
+    with _readable_errors():
+        for name, result in evaluate_run(run, data_dir=data).items():
+            rows = [[label, f"{iou:.2f}"] for label, iou in result.iou.items()]
+            rows += [["mean IoU", f"{result.miou:.2f}"], ["pixel accuracy", f"{result.pixel_accuracy:.2f}"]]
+            _print_table(name, ["class", "IoU %"], rows)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files of any size.")],
+    run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
+    dataset: Annotated[str | None, typer.Option(help="Whose branch to use, if the run has several.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
+) -> None:
+    """Segment images and write each as an overlay PNG."""
+    from dabnn.experiments.predict import predict_images
+
+    with _readable_errors():
+        for path in predict_images(run, images, out, dataset):
+            console.print(str(path), highlight=False, soft_wrap=True)
+
+
+@app.command(name="list")
+def list_() -> None:
+    """List the training methods, the toy datasets and the segmentation architectures."""
+    import segmentation_models_pytorch as smp
+
+    from dabnn.data import TOY_DATASETS
+    from dabnn.experiments.methods import METHODS
+
+    architectures = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
+    _print_table("methods", ["name", "title"], [[name, method.title] for name, method in METHODS.items()])
+    _print_table("toy datasets", ["name"], [[name] for name in TOY_DATASETS])
+    _print_table("architectures", ["name"], [[name] for name in architectures])
+
+
+def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
+    table = Table(*columns, title=title)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

@@ -1,0 +1,69 @@
+"""Pictures of a comparison: loss curves as SVG, pixels as PNG inside a web page."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+from PIL import Image
+
+from dabnn.experiments.overlay import Pixels
+
+Losses = tuple[list[int], list[float]]
+"""Steps, and a training loss at each."""
+
+COLORS = ("#0b5cad", "#d1600a", "#6f7782", "#2c8a4b")
+"""Colour of each method's line."""
+SMOOTHING = 5
+"""Each point of a curve is the mean of this many logged losses."""
+SVG_STYLE = {"svg.hashsalt": "dabnn", "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 10}
+
+
+def read_losses(file: Path, dataset: str) -> Losses:
+    """Return the steps and training losses of one dataset from a ``metrics.csv``."""
+    with file.open(newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["dataset"] == dataset]
+    return [int(row["step"]) for row in rows], [float(row["loss"]) for row in rows]
+
+
+def loss_plot(title: str, lines: Mapping[str, Losses]) -> str:
+    """Draw the training losses of one dataset over steps, as an SVG inside a ``data:`` address.
+
+    Args:
+        title: Heading of the plot.
+        lines: Steps and losses by colour of the line.
+    """
+    with rc_context(SVG_STYLE):
+        figure = Figure(figsize=(3.6, 2.7), layout="constrained")
+        axes = figure.subplots()
+        for color, (steps, losses) in lines.items():
+            axes.plot(steps, _smooth(losses), color=color, linewidth=1.5)
+        axes.set(title=title, xlabel="step", ylim=(0, None))
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+        file = io.BytesIO()
+        figure.savefig(file, format="svg", metadata={"Date": None})
+    return _data_uri(file, "image/svg+xml")
+
+
+def png(pixels: Pixels) -> str:
+    """Return RGB pixels (H, W, 3) as a PNG inside a ``data:`` address."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, format="PNG", optimize=True)
+    return _data_uri(file, "image/png")
+
+
+def _data_uri(file: io.BytesIO, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
+def _smooth(losses: Sequence[float]) -> list[float]:
+    """Return the mean of each value and those before it in its window, which is shorter at the start."""
+    windows = [losses[max(0, end - SMOOTHING) : end] for end in range(1, len(losses) + 1)]
+    return [fmean(window) for window in windows]

@@ -1,0 +1,139 @@
+"""Load a finished training from its folder, to evaluate it again or to use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+import dabnn
+from dabnn.data import Color, SegmentationDataset
+from dabnn.errors import CheckpointError, DataError
+from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
+from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
+from dabnn.experiments.config import Config, parse_config
+from dabnn.experiments.methods import get_method
+
+
+class LabelSpace(NamedTuple):
+    """The classes of one dataset, and one RGB colour in [0, 255] for each."""
+
+    classes: tuple[str, ...]
+    palette: tuple[Color, ...]
+
+
+class SavedRun(NamedTuple):
+    """A finished training.
+
+    Attributes:
+        model: The dataset-aware model on the CPU, in eval mode.
+        config: The experiment; its ``datasets`` may be more than those of this training.
+        datasets: Label space of each dataset that the model has a branch for.
+    """
+
+    model: nn.Module
+    config: Config
+    datasets: dict[str, LabelSpace]
+
+
+def load_run(folder: Path) -> SavedRun:
+    """Load model, config and label spaces from the folder of a finished training.
+
+    Args:
+        folder: Such as ``runs/three_cities/cdcl-seed0``, with ``result.json`` and ``model.safetensors``.
+
+    Raises:
+        CheckpointError: If the folder holds no finished training, or one of its files is damaged.
+    """
+    record = _read_record(folder)
+    try:
+        data = record["config"]
+        # The encoder's pretrained weights would only be overwritten, and need not be installed here.
+        config = parse_config(
+            {**data, "model": {**data["model"], "weights": "none"}}, str(folder / "result.json")
+        )
+        datasets = {
+            name: LabelSpace(tuple(entry["classes"]), tuple(_color(color) for color in entry["palette"]))
+            for name, entry in record["datasets"].items()
+        }
+        method = get_method(record["rows"][0]["method"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder / 'result.json'} is no result of dabnn: {error!r}; train again"
+        ) from error
+    widths = {name: len(space.classes) for name, space in datasets.items()}
+    with torch.random.fork_rng():
+        model = build_model(config, widths, shared_norms=method.shared_norms)
+    _load_weights(model, folder / "model.safetensors")
+    return SavedRun(model.eval(), config, datasets)
+
+
+def evaluate_run(folder: Path, *, data_dir: Path | None = None) -> dict[str, SegmentationResult]:
+    """Measure a finished training again on the evaluation split of each of its datasets.
+
+    Args:
+        folder: Folder of the training.
+        data_dir: Folder of the datasets; else ``$DABNN_DATA``, else the working directory.
+
+    Raises:
+        CheckpointError: If the folder holds no finished training, or one of its files is damaged.
+        DataError: If a dataset is not there, or has other classes than the training had.
+    """
+    model, config, spaces = load_run(folder)
+    root = data_directory(config, data_dir)
+    datasets = {name: build_dataset(config, name, train=False, data_dir=root) for name in spaces}
+    for name, dataset in datasets.items():
+        _check_classes(name, dataset, spaces[name])
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    model.to(device)
+    results = {}
+    for name, dataset in datasets.items():
+        metric = SegmentationMetric(dataset.classes, dataset.ignore_index)
+        with dabnn.use_dataset(model, name):
+            results[name] = evaluate_model(model, build_eval_loader(config, dataset), metric, device)
+    return results
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    file = folder / "result.json"
+    if not file.is_file():
+        below = sorted(str(path.parent) for path in folder.glob("*/result.json"))
+        hint = f"choose one of {', '.join(below)}" if below else "train first, or let the training finish"
+        raise CheckpointError(f"{folder} holds no finished training (no result.json): {hint}")
+    try:
+        record = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"cannot read {file}: {error}; train again") from error
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{file} is no result of dabnn; train again")
+    return record
+
+
+def _load_weights(model: nn.Module, file: Path) -> None:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+            # A tensor with two names is stored once, its other name in the metadata.
+            for name, same in (stored.metadata() or {}).items():
+                if same in weights:
+                    weights[name] = weights[same]
+        dabnn.load_state_dict(model, weights)
+    except (OSError, SafetensorError, CheckpointError) as error:
+        raise CheckpointError(f"cannot load {file}: {error}; copy it again or train again") from error
+
+
+def _check_classes(name: str, dataset: SegmentationDataset, space: LabelSpace) -> None:
+    if dataset.classes != space.classes:
+        raise DataError(
+            f"dataset {name!r} has the classes {list(dataset.classes)}, the run was trained on "
+            f"{list(space.classes)}; point --data to the data of the training"
+        )
+
+
+def _color(value: list[int]) -> Color:
+    red, green, blue = value
+    return red, green, blue

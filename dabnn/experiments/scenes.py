@@ -1,0 +1,68 @@
+"""Evaluation scenes side by side: image, truth, and what the trained networks say."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from dabnn.data import SegmentationDataset
+from dabnn.experiments.comparison import OURS
+from dabnn.experiments.overlay import Pixels, colorize
+from dabnn.experiments.predict import segment
+from dabnn.experiments.run import run_folder
+from dabnn.experiments.saved import SavedRun, load_run
+
+SINGLE = "single"
+
+
+class Scene(NamedTuple):
+    """One evaluation image with its segmentations, each as RGB pixels (H, W, 3)."""
+
+    image: Pixels
+    truth: Pixels
+    single: Pixels
+    ours: Pixels
+
+
+def pick_scenes(runs: Path, seed: int, name: str, dataset: SegmentationDataset, count: int) -> list[Scene]:
+    """Return scenes at even distances in a dataset, segmented by its own network and by CDCL.
+
+    Args:
+        runs: Folder of the finished trainings.
+        seed: Whose trainings to use.
+        name: The dataset's name in the experiment.
+        dataset: Its evaluation split.
+        count: Number of scenes; fewer if the dataset has fewer.
+    """
+    single, ours = (load_run(run_folder(runs, method, seed, [name])) for method in (SINGLE, OURS))
+    step = max(1, len(dataset) // count)
+    indices = range(step // 2, len(dataset), step)[:count]
+    return [_scene(dataset, index, name, (single, ours)) for index in indices]
+
+
+def write_picture(path: Path, runs: Path, seed: int, evaluation: Mapping[str, SegmentationDataset]) -> None:
+    """Write a PNG with a line per dataset: an evaluation image, its truth and what CDCL says."""
+    scenes = [pick_scenes(runs, seed, name, dataset, 1)[0] for name, dataset in evaluation.items()]
+    Image.fromarray(grid([[scene.image, scene.truth, scene.ours] for scene in scenes], zoom=3)).save(path)
+
+
+def grid(rows: list[list[Pixels]], *, zoom: int = 1, gap: int = 6) -> Pixels:
+    """Lay pictures of one size out in rows and columns on white, each enlarged ``zoom`` times."""
+    height, width = (zoom * side for side in rows[0][0].shape[:2])
+    shape = (len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3)
+    canvas = np.full(shape, 255, dtype=np.uint8)
+    for top, row in zip(range(0, shape[0], height + gap), rows, strict=True):
+        for left, picture in zip(range(0, shape[1], width + gap), row, strict=True):
+            canvas[top : top + height, left : left + width] = picture.repeat(zoom, 0).repeat(zoom, 1)
+    return canvas
+
+
+def _scene(dataset: SegmentationDataset, index: int, name: str, networks: tuple[SavedRun, SavedRun]) -> Scene:
+    sample = dataset[index]
+    image: Pixels = sample["image"].permute(1, 2, 0).numpy()
+    ids = [sample["mask"].numpy(), *(segment(network, image, name) for network in networks)]
+    return Scene(image, *(colorize(picture, dataset.palette) for picture in ids))

@@ -1,0 +1,51 @@
+"""Measure every dataset of a model under its own branch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from dabnn.errors import ConfigError
+from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
+from dabnn.selection import use_dataset
+from dabnn.training.batch import IGNORE_INDEX
+from dabnn.training.fused import head_width
+
+
+def evaluate_datasets(
+    model: nn.Module, loaders: Mapping[str, Iterable[Any]], device: torch.device
+) -> dict[str, SegmentationResult]:
+    """Return the result of each dataset.
+
+    Args:
+        model: A converted model on ``device``; its modes and active dataset are the same afterwards.
+        loaders: One loader per dataset. Class names are read from ``loader.source.classes`` or
+            ``loader.dataset.classes``; without them the outputs of the dataset's classifier are numbered.
+        device: Where the batches are moved to.
+
+    Raises:
+        ConfigError: If the classes of a dataset cannot be told.
+        UnknownDatasetError: If the model does not know a dataset.
+    """
+    metrics = {name: _metric(model, name, loader) for name, loader in loaders.items()}
+    results = {}
+    for name, loader in loaders.items():
+        with use_dataset(model, name):
+            results[name] = evaluate_model(model, loader, metrics[name], device)
+    return results
+
+
+def _metric(model: nn.Module, name: str, loader: Any) -> SegmentationMetric:
+    for dataset in (getattr(loader, "source", None), getattr(loader, "dataset", None)):
+        if dataset is not None and hasattr(dataset, "classes"):
+            return SegmentationMetric(dataset.classes, getattr(dataset, "ignore_index", IGNORE_INDEX))
+    width = head_width(model, name)
+    if width is None:
+        raise ConfigError(
+            f"the evaluation loader of dataset {name!r} does not tell its classes: give its dataset an "
+            "attribute 'classes', or use dabnn.evaluation.evaluate_model with a metric of your own"
+        )
+    return SegmentationMetric([str(i) for i in range(width)], IGNORE_INDEX)

@@ -1,0 +1,67 @@
+"""All of a run but its weights: what a checkpoint holds besides the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dabnn.errors import CheckpointError
+from dabnn.selection import dataset_names
+
+if TYPE_CHECKING:
+    from dabnn.training.trainer import AlternationTrainer
+
+
+def capture(trainer: AlternationTrainer) -> dict[str, Any]:
+    """Return step, optimizer, schedule, loss scale, loader positions and random state of a trainer."""
+    scaler = trainer.accelerator.scaler
+    return {
+        "step": trainer.step,
+        "dataset_names": list(dataset_names(trainer.model)),
+        "scheduled_steps": trainer.max_steps if trainer.scheduler else None,
+        "optimizer": trainer.optimizer.state_dict(),
+        "scheduler": trainer.scheduler.state_dict() if trainer.scheduler else None,
+        "scaler": scaler.state_dict() if scaler else None,
+        "loaders": trainer.loaders.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def check(trainer: AlternationTrainer, state: dict[str, Any]) -> None:
+    """Check that a state belongs to the run that a trainer is set up for; nothing is changed.
+
+    Raises:
+        CheckpointError: If the datasets or the length of the learning-rate schedule differ.
+    """
+    names = list(dataset_names(trainer.model))
+    if state["dataset_names"] != names:
+        raise CheckpointError(
+            f"the checkpoint was trained for the datasets {state['dataset_names']}, the model is for {names}"
+        )
+    if set(state["loaders"]) != set(trainer.loaders.streams):
+        raise CheckpointError(
+            f"the checkpoint was trained on {sorted(state['loaders'])}, the loaders are for "
+            f"{sorted(trainer.loaders.streams)}"
+        )
+    scheduled = trainer.max_steps if trainer.scheduler else None
+    if state["scheduled_steps"] != scheduled:
+        raise CheckpointError(
+            f"the checkpoint's learning rate is scheduled over {state['scheduled_steps']} steps, this run's "
+            f"over {scheduled}; resume with the same schedule, or start a new run from the weights"
+        )
+
+
+def restore(trainer: AlternationTrainer, state: dict[str, Any]) -> None:
+    """Put a state that passed `check` into the trainer."""
+    trainer.step = state["step"]
+    trainer.optimizer.load_state_dict(state["optimizer"])
+    if trainer.scheduler is not None:
+        trainer.scheduler.load_state_dict(state["scheduler"])
+    if trainer.accelerator.scaler is not None and state["scaler"]:
+        trainer.accelerator.scaler.load_state_dict(state["scaler"])
+    trainer.loaders.load_state_dict(state["loaders"])
+    torch.set_rng_state(state["rng"])
+    if state["cuda_rng"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(state["cuda_rng"])

@@ -1,0 +1,27 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import settings
+
+# A property test may meet a busy machine: its examples have no time limit.
+settings.register_profile("dabnn", deadline=None)
+settings.load_profile("dabnn")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the real datasets: $DABNN_DATA, or ``shared/data`` beside the repository."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    root = Path(os.environ.get("DABNN_DATA", beside))
+    if not root.is_dir():
+        pytest.skip(f"real datasets are not at {root}; point DABNN_DATA to them")
+    return root

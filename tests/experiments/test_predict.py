@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dabnn.data import TOY_DATASETS, ToyStreets
+from dabnn.errors import ConfigError, DataError
+from dabnn.experiments.predict import predict_images, read_image
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    return save(tmp_path / "photo.jpg", (333, 217))
+
+
+def save(path: Path, size: tuple[int, int]) -> Path:
+    pixels = np.random.default_rng(0).integers(0, 255, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def test_images_of_any_size_become_overlays(cdcl_run: Path, photo: Path, tmp_path: Path) -> None:
+    other = save(tmp_path / "other.png", (40, 20))
+
+    files = predict_images(cdcl_run, [photo, other], tmp_path / "out" / "here", "sunvale")
+
+    assert files == [tmp_path / "out/here/photo_overlay.png", tmp_path / "out/here/other_overlay.png"]
+    with Image.open(files[0]) as picture:
+        assert picture.width == 333
+        assert picture.height > 217
+    with Image.open(files[1]) as picture:
+        assert picture.width >= 40
+
+
+def test_the_branch_and_the_legend_are_those_of_the_dataset(
+    cdcl_run: Path, photo: Path, tmp_path: Path
+) -> None:
+    pictures = {
+        name: read_image(predict_images(cdcl_run, [photo], tmp_path / name, name)[0]) for name in TOY_DATASETS
+    }
+
+    for name, picture in pictures.items():
+        colors = {tuple(pixel) for pixel in picture[217:].reshape(-1, 3).tolist()}
+        assert set(ToyStreets(name).palette) <= colors
+    assert (pictures["northport"][:217] != pictures["oldtown"][:217]).any()
+
+
+def test_a_run_of_one_dataset_needs_no_name(single_run: Path, photo: Path, tmp_path: Path) -> None:
+    (file,) = predict_images(single_run, [photo], tmp_path)
+
+    assert file.exists()
+
+
+@pytest.mark.parametrize("dataset", [None, "nowhere"])
+def test_a_run_of_several_datasets_asks_which_one(
+    cdcl_run: Path, photo: Path, tmp_path: Path, dataset: str | None
+) -> None:
+    with pytest.raises(ConfigError, match=r"northport.*oldtown.*sunvale.*--dataset"):
+        predict_images(cdcl_run, [photo], tmp_path / "out", dataset)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_that_are_no_images_are_named(single_run: Path, photo: Path, tmp_path: Path) -> None:
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(photo.read_bytes()[:500])
+    text = tmp_path / "text.png"
+    text.write_text("no image")
+
+    for path in (truncated, text, tmp_path / "missing.png", tmp_path):
+        with pytest.raises(DataError, match=str(path)):
+            predict_images(single_run, [path], tmp_path / "out")
+
+
+def test_two_images_of_one_name_are_refused(single_run: Path, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").mkdir()
+    twin = save(tmp_path / "b" / "photo.png", (32, 32))
+
+    with pytest.raises(DataError, match="would both become"):
+        predict_images(single_run, [photo, twin], tmp_path / "out")
+
+
+def test_photos_are_turned_upright(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # taken with the camera on its side
+    Image.new("RGB", (40, 20)).save(tmp_path / "side.jpg", exif=exif)
+
+    assert read_image(tmp_path / "side.jpg").shape == (40, 20, 3)
+
+
+def test_the_global_random_state_is_left_alone(single_run: Path, photo: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+
+    predict_images(single_run, [photo], tmp_path)
+
+    assert torch.equal(torch.rand(1), expected)

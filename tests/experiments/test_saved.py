@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import dabnn
+from dabnn.errors import CheckpointError, DataError
+from dabnn.experiments.demo import DemoResult
+from dabnn.experiments.saved import evaluate_run, load_run
+
+
+@pytest.fixture
+def copied(cdcl_run: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(cdcl_run, tmp_path / "run"))
+
+
+def test_a_loaded_run_measures_what_the_training_measured(
+    tiny_demo: DemoResult, demo_folder: Path, cdcl_run: Path
+) -> None:
+    results = evaluate_run(cdcl_run, data_dir=demo_folder / "data")
+
+    stored = {row.dataset: row.miou for row in tiny_demo.rows if row.method == "cdcl"}
+    assert {name: result.miou for name, result in results.items()} == pytest.approx(stored, abs=1e-9)
+
+
+@pytest.mark.parametrize("method", ["shared_bn-seed0", "single-seed0/oldtown"])
+def test_runs_of_every_method_load(cdcl_run: Path, method: str) -> None:
+    model, config, datasets = load_run(cdcl_run.parent / method)
+
+    assert dabnn.dataset_names(model) == tuple(datasets)
+    assert not model.training
+    assert config.training.steps == 10
+    with dabnn.use_dataset(model, "oldtown"), torch.inference_mode():
+        assert model(torch.zeros(1, 3, 64, 128)).shape == (1, len(datasets["oldtown"].classes), 64, 128)
+
+
+def test_a_folder_without_a_result_says_what_to_do(cdcl_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no finished training.*train first"):
+        load_run(tmp_path)
+    with pytest.raises(CheckpointError, match=r"choose one of .*northport.*oldtown"):
+        load_run(cdcl_run.parent / "single-seed0")
+
+
+@pytest.mark.parametrize("damage", ["truncated", "missing", "pickle"])
+def test_damaged_weights_are_refused(copied: Path, damage: str) -> None:
+    weights = copied / "model.safetensors"
+    content = weights.read_bytes()
+    weights.unlink()
+    if damage == "truncated":
+        weights.write_bytes(content[:-100])
+    elif damage == "pickle":
+        torch.save({"a": torch.zeros(1)}, weights)
+
+    with pytest.raises(CheckpointError, match=str(weights)):
+        load_run(copied)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"model": {}}, "rows": []}'])
+def test_damaged_results_are_refused(copied: Path, content: str) -> None:
+    (copied / "result.json").write_text(content)
+
+    with pytest.raises(CheckpointError, match=r"result\.json"):
+        load_run(copied)
+
+
+def test_weights_of_another_model_are_refused(copied: Path) -> None:
+    record = json.loads((copied / "result.json").read_text())
+    record["config"]["model"]["arguments"]["decoder_channels"] = 32
+    (copied / "result.json").write_text(json.dumps(record))
+
+    with pytest.raises(CheckpointError, match=r"48.* in the checkpoint, .*32.* in the model"):
+        load_run(copied)
+
+
+def test_data_with_other_classes_is_refused(cdcl_run: Path, demo_folder: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(demo_folder / "data", tmp_path / "data")
+    classes = json.loads((data / "oldtown" / "classes.json").read_text())
+    classes["classes"].reverse()
+    (data / "oldtown" / "classes.json").write_text(json.dumps(classes))
+
+    with pytest.raises(DataError, match=r"'oldtown' has the classes"):
+        evaluate_run(cdcl_run, data_dir=data)
