@@ -51,10 +51,10 @@ def main() -> None:
     arguments = parser.parse_args()
     failed = 0
     for library in arguments.library:
-        start = time.monotonic()
+        start, record = time.monotonic(), environment()
         rows = survey(library)
         summary = summarise(rows)
-        record = {**environment(), "seconds": round(time.monotonic() - start), "summary": summary}
+        record |= {"seconds": round(time.monotonic() - start), "summary": summary}
         write(arguments.output, library, rows, record)
         print(f"{library}: " + ", ".join(f"{number} {what}" for what, number in summary.items()))
         failed += summary["failed"]

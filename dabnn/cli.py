@@ -22,7 +22,9 @@ app = typer.Typer(
 console = Console()
 
 Out = Annotated[Path, typer.Option(help="Folder of all runs.")]
-Data = Annotated[Path | None, typer.Option(help="Folder of the datasets; default $DABNN_DATA or the config's.")]
+Data = Annotated[
+    Path | None, typer.Option(help="Folder of the datasets; default $DABNN_DATA or the config's.")
+]
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def _readable_errors() -> Iterator[None]:
 @app.command()
 def demo(
     out: Out = Path("runs/demo"),
-    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006
+    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],
 ) -> None:
     """Train CDCL, single-dataset and shared-BN networks on toy street scenes and write a report."""
     from dabnn.experiments.demo import run_demo
@@ -50,8 +52,8 @@ def demo(
 @app.command()
 def train(
     config: Annotated[Path, typer.Argument(help="YAML file, see examples/configs.")],
-    method: Annotated[list[str], typer.Option(help="cdcl, single, shared_bn or no_dat; repeatable.")] = ["cdcl"],  # noqa: B006
-    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006
+    method: Annotated[list[str], typer.Option(help="A method of `dabnn list`; repeatable.")] = ["cdcl"],
+    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],
     steps: Annotated[int | None, typer.Option(help="Number of steps, instead of the config's.")] = None,
     out: Out = Path("runs"),
     data: Data = None,
@@ -70,12 +72,12 @@ def train(
             for name in method:
                 console.print(f"[bold]{name}[/], seed {number}")
                 run_method(experiment, name, number, folder, data_dir=data, callbacks=lambda: [ProgressBar()])
-        rows = write_table(folder, folder.with_suffix(".csv"))
-    _print_table(
-        f"mIoU %, {experiment.name}",
-        ["method", "dataset", "seed", "steps", "miou"],
-        [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows],
-    )
+        table = folder.with_suffix(".csv")
+        rows = write_table(folder, table)
+    columns = ["method", "dataset", "seed", "steps", "miou"]
+    lines = [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows]
+    _print_table(f"mIoU %, {experiment.name}", columns, lines)
+    console.print(f"written to {table}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -75,6 +75,16 @@ def test_nine_datasets_are_right_and_warn_once(how) -> None:
     assert torch._dynamo.config.recompile_limit == 8
 
 
+def test_the_warning_neither_breaks_a_graph_nor_costs_one() -> None:
+    counter = torch._dynamo.testing.CompileCounter()
+    forward = compiled_model(aware(n=9), backend=counter, fullgraph=True)
+    with pytest.warns(DabnnWarning):
+        forward(0)
+    for i in (*range(8), *range(8)):
+        forward(i)
+    assert counter.frame_count == 8
+
+
 def test_nine_datasets_compile_in_full_and_silently_under_a_higher_limit() -> None:
     model = aware(n=9)
     expected = [on(model, i, image_batch()) for i in range(9)]

@@ -15,7 +15,14 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LR
 
 import dabnn
 from dabnn.convert import resize_classifier
-from dabnn.data import FolderDataset, SeededLoader, SegmentationDataset, ToyStreets, eval_transform, train_transform
+from dabnn.data import (
+    FolderDataset,
+    SeededLoader,
+    SegmentationDataset,
+    ToyStreets,
+    eval_transform,
+    train_transform,
+)
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import Config, TrainingConfig
 from dabnn.experiments.weights import load_imagenet_encoder
@@ -122,5 +129,3 @@ def build_scheduler(config: TrainingConfig, optimizer: Optimizer, max_steps: int
         return schedule
     warmup = LinearLR(optimizer, start_factor=1 / config.warmup, total_iters=config.warmup)
     return SequentialLR(optimizer, [warmup, schedule], milestones=[config.warmup])
-
-

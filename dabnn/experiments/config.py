@@ -207,8 +207,12 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
 
 def _known_keys(location: tuple[int | str, ...]) -> Iterator[str]:
     """Field names of the dataclass at a location such as ("datasets", "camvid")."""
-    classes = {"model": ModelConfig, "images": ImageConfig, "training": TrainingConfig, "datasets": DatasetConfig}
+    classes = {
+        "model": ModelConfig,
+        "images": ImageConfig,
+        "training": TrainingConfig,
+        "datasets": DatasetConfig,
+    }
     cls: Any = classes.get(str(location[0]), Config) if location else Config
     if is_dataclass(cls):
         yield from (item.name for item in fields(cls))
-

@@ -73,7 +73,7 @@ def run_demo(out: Path, *, seeds: Sequence[int] = (0,), steps: int | None = None
     ]
     comparison = Comparison(tuple(rows))
     findings = [*comparison.findings(), _sizes(runs, seeds[0], config)]
-    _write_table(out, runs, config)
+    _write_table(out, runs, config, seeds)
     evaluation = {name: build_dataset(config, name, train=False, data_dir=data) for name in config.datasets}
     write_picture(out / "scenes.png", runs, seeds[0], evaluation)
     report = out / "report.html"
@@ -94,9 +94,11 @@ def _train(config: Config, method: str, seed: int, runs: Path, data: Path, conso
     return run_method(config, method, seed, runs, data_dir=data, callbacks=lambda: [ProgressBar()])
 
 
-def _write_table(out: Path, runs: Path, config: Config) -> None:
+def _write_table(out: Path, runs: Path, config: Config, seeds: Sequence[int]) -> None:
     write_table(runs, out / "results.csv")
-    record = {"environment": environment(), "config": {**to_dict(config), "data_dir": "."}}
+    command = " ".join(["dabnn demo", *(f"--seed {seed}" for seed in seeds)])
+    settings = {key: value for key, value in to_dict(config).items() if key != "data_dir"}
+    record = {"command": command, "environment": environment(), "config": settings}
     (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
 
 

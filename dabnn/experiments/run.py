@@ -111,7 +111,12 @@ def environment() -> dict[str, str]:
         ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
     ).stdout.strip()
     versions = {package: version(package) for package in VERSIONED}
-    return {"dabnn": dabnn.__version__, "commit": commit or "unknown", **versions, "machine": platform.machine()}
+    return {
+        "dabnn": dabnn.__version__,
+        "commit": commit or "unknown",
+        **versions,
+        "machine": platform.machine(),
+    }
 
 
 def _is_finished(folder: Path, config: Config) -> bool:
@@ -194,7 +199,8 @@ def _write_run(
         "rows": [asdict(row) for row in rows],
         "iou": {name: result.iou for name, result in results.items()},
         "datasets": {
-            name: {"classes": dataset.classes, "palette": dataset.palette} for name, dataset in datasets.items()
+            name: {"classes": dataset.classes, "palette": dataset.palette}
+            for name, dataset in datasets.items()
         },
     }
     (folder / "result.json").write_text(json.dumps(record, indent=1))

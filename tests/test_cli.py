@@ -1,0 +1,92 @@
+"""The command line, as a user types it."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner
+
+from dabnn.cli import app
+from dabnn.data import ToyStreets
+from dabnn.experiments.toy_folders import write_folder
+
+runner = CliRunner()
+CITIES = ("northport", "sunvale")
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A folder with a config, its data, and a finished training."""
+    root = tmp_path_factory.mktemp("project")
+    for name in CITIES:
+        splits = {s: ToyStreets(name, s, size=(32, 64), length=4) for s in ("train", "val")}
+        write_folder(splits, root / "data" / name)
+    config = {
+        "name": "tiny",
+        "data_dir": "data",
+        "datasets": {name: {"root": name} for name in CITIES},
+        "model": {"architecture": "FPN", "encoder": "tu-test_resnet"},
+        "images": {"crop": [32, 32]},
+        "training": {"steps": 2, "batch_size": 2},
+    }
+    (root / "tiny.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    result = run(
+        "train", root / "tiny.yaml", "--out", root / "runs", "--method", "cdcl", "--method", "single"
+    )
+    assert result.exit_code == 0, result.output
+    return root
+
+
+def run(*arguments):
+    return runner.invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+def test_train_writes_the_table(project):
+    lines = (project / "runs" / "tiny.csv").read_text().splitlines()
+    assert lines[0] == "method,dataset,seed,steps,miou"
+    assert [line.split(",")[:2] for line in lines[1:]] == [[m, c] for m in ("cdcl", "single") for c in CITIES]
+
+
+def test_evaluate_prints_every_class(project):
+    result = run("evaluate", project / "runs" / "tiny" / "cdcl-seed0", "--data", project / "data")
+    assert result.exit_code == 0, result.output
+    for label in ("mean IoU", "pixel accuracy", *ToyStreets("sunvale").classes):
+        assert label in result.output
+
+
+def test_predict_writes_overlays(project, tmp_path):
+    photo = tmp_path / "street.jpg"
+    Image.new("RGB", (70, 45), (90, 120, 150)).save(photo)
+    arguments = ["--run", project / "runs" / "tiny" / "cdcl-seed0", "--out", tmp_path / "out"]
+    result = run("predict", photo, *arguments, "--dataset", "sunvale")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "out" / "street_overlay.png").exists()
+
+
+def test_predict_asks_for_the_dataset_when_there_are_several(project, tmp_path):
+    photo = tmp_path / "street.png"
+    Image.new("RGB", (64, 32)).save(photo)
+    result = run("predict", photo, "--run", project / "runs" / "tiny" / "cdcl-seed0")
+    assert result.exit_code == 1
+    for name in CITIES:
+        assert name in result.output
+
+
+def test_list_names_methods_datasets_and_architectures():
+    output = run("list").output
+    for name in ("cdcl", "single", "northport", "PSPNet"):
+        assert name in output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("train", "absent.yaml"), ("evaluate", "absent"), ("predict", "absent.jpg", "--run", "absent")],
+    ids=lambda arguments: arguments[0],
+)
+def test_mistakes_end_with_one_readable_line(arguments):
+    result = run(*arguments)
+    assert result.exit_code == 1
+    assert result.output.startswith("error:")
+    assert "absent" in result.output
+    assert "Traceback" not in result.output
