@@ -73,7 +73,7 @@ def train(
                 console.print(f"[bold]{name}[/], seed {number}")
                 run_method(experiment, name, number, folder, data_dir=data, callbacks=lambda: [ProgressBar()])
         table = folder.with_suffix(".csv")
-        rows = write_table(folder, table)
+        rows = write_table(folder, table, experiment)
     columns = ["method", "dataset", "seed", "steps", "miou"]
     lines = [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows]
     _print_table(f"mIoU %, {experiment.name}", columns, lines)

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
+from dabnn.errors import ConversionError
 from dabnn.layers.batch_norm import HOOKS
 
 
@@ -214,6 +216,18 @@ class Snapshot:
         assert self.tensors == after.tensors
         assert self.hooks == after.hooks
         assert self.attributes == after.attributes
+
+
+def assert_refused(
+    model: nn.Module, match: str, error: type[Exception] = ConversionError, **kwargs: Any
+) -> None:
+    """Neither the conversion nor its plan goes through, and the model stays as it was."""
+    before = Snapshot(model)
+    with pytest.raises(error, match=match):
+        dabnn.convert_to_dataset_aware(model, 2, **kwargs)
+    with pytest.raises(error, match=match):
+        dabnn.plan_conversion(model, 2, **kwargs)
+    before.assert_unchanged()
 
 
 def _tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,10 +14,10 @@ from rich.table import Table
 from dabnn.data import ToyStreets
 from dabnn.experiments.build import build_dataset
 from dabnn.experiments.comparison import OURS, Comparison
-from dabnn.experiments.config import Config, load_config, to_dict, with_steps
+from dabnn.experiments.config import Config, load_config, with_steps
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report import write_report
-from dabnn.experiments.run import Row, environment, run_folder, run_method, write_table
+from dabnn.experiments.run import Row, run_folder, run_method, write_table
 from dabnn.experiments.saved import SavedRun, load_run
 from dabnn.experiments.scenes import SINGLE, write_picture
 from dabnn.experiments.toy_folders import write_folder
@@ -73,7 +72,7 @@ def run_demo(out: Path, *, seeds: Sequence[int] = (0,), steps: int | None = None
     ]
     comparison = Comparison(tuple(rows))
     findings = [*comparison.findings(), _sizes(runs, seeds[0], config)]
-    _write_table(out, runs, config, seeds)
+    write_table(runs, out / "results.csv", config)
     evaluation = {name: build_dataset(config, name, train=False, data_dir=data) for name in config.datasets}
     write_picture(out / "scenes.png", runs, seeds[0], evaluation)
     report = out / "report.html"
@@ -92,14 +91,6 @@ def _draw(config: Config, data: Path) -> None:
 def _train(config: Config, method: str, seed: int, runs: Path, data: Path, console: Console) -> list[Row]:
     console.print(f"[bold]{METHODS[method].title}[/], seed {seed}")
     return run_method(config, method, seed, runs, data_dir=data, callbacks=lambda: [ProgressBar()])
-
-
-def _write_table(out: Path, runs: Path, config: Config, seeds: Sequence[int]) -> None:
-    write_table(runs, out / "results.csv")
-    command = " ".join(["dabnn demo", *(f"--seed {seed}" for seed in seeds)])
-    settings = {key: value for key, value in to_dict(config).items() if key != "data_dir"}
-    record = {"command": command, "environment": environment(), "config": settings}
-    (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _sizes(runs: Path, seed: int, config: Config) -> str:

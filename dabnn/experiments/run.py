@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import platform
+import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -29,7 +30,7 @@ from dabnn.experiments.build import (
     data_directory,
 )
 from dabnn.experiments.config import Config, to_dict
-from dabnn.experiments.methods import get_method
+from dabnn.experiments.methods import METHODS, get_method
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
 
 VERSIONED = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
@@ -92,31 +93,48 @@ def read_rows(folder: Path) -> list[Row]:
     return [Row(**row) for row in json.loads((folder / "result.json").read_text())["rows"]]
 
 
-def write_table(out: Path, path: Path) -> list[Row]:
-    """Collect the results of all finished trainings below ``out`` into one tidy CSV; return its rows."""
+def write_table(out: Path, path: Path, config: Config) -> list[Row]:
+    """Collect the finished trainings of an experiment into one tidy CSV; return its rows.
+
+    A JSON file beside it holds the config and the environments that the results were made in.
+
+    Args:
+        out: Folder of the experiment's runs; those of another config are left out.
+        path: The CSV file to write.
+        config: The experiment.
+    """
+    records = [json.loads(file.read_text()) for file in out.rglob("result.json")]
+    records = [record for record in records if record["config"] == _identity(config)]
+    methods, datasets = list(METHODS), list(config.datasets)
     rows = sorted(
-        (row for file in out.rglob("result.json") for row in read_rows(file.parent)),
-        key=lambda row: (row.method, row.seed),
+        (Row(**row) for record in records for row in record["rows"]),
+        key=lambda row: (methods.index(row.method), row.seed, datasets.index(row.dataset)),
     )
     with path.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         writer.writerows([row.method, row.dataset, row.seed, row.steps, f"{row.miou:.2f}"] for row in rows)
+    environments = {json.dumps(record["environment"], sort_keys=True) for record in records}
+    summary = {
+        "environments": [json.loads(text) for text in sorted(environments)],
+        "config": _identity(config),
+    }
+    path.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
     return rows
 
 
 def environment() -> dict[str, str]:
-    """Return the versions, commit and machine that a result was made with."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
+    """Return the versions, commit (of a source checkout) and machine that a result is made with."""
     versions = {package: version(package) for package in VERSIONED}
-    return {
-        "dabnn": dabnn.__version__,
-        "commit": commit or "unknown",
-        **versions,
-        "machine": platform.machine(),
-    }
+    return {"dabnn": dabnn.__version__, "commit": _commit(), **versions, "machine": platform.machine()}
+
+
+def _commit() -> str:
+    root = Path(__file__).parents[2]
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        return "unknown"
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip() or "unknown"
 
 
 def _is_finished(folder: Path, config: Config) -> bool:

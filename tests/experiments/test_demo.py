@@ -30,7 +30,7 @@ def test_the_demo_leaves_a_table_with_versions_and_settings(tiny_demo: DemoResul
     assert [row["miou"] for row in rows if row["method"] == "cdcl"] == [
         f"{row.miou:.2f}" for row in tiny_demo.rows if row.method == "cdcl"
     ]
-    assert record["environment"]["torch"] == torch.__version__.partition("+")[0]
+    assert record["environments"][0]["torch"] == torch.__version__.partition("+")[0]
     assert record["config"]["training"]["steps"] == 10
     assert str(demo_folder) not in json.dumps(record)
 

@@ -89,15 +89,17 @@ def test_methods_see_the_same_batches_of_a_dataset(data_dir, tmp_path):
 def test_table_collects_all_runs_and_results_say_how_they_were_made(data_dir, tmp_path):
     for method in ("single", "cdcl"):
         run_method(CONFIG, method, 0, tmp_path, data_dir=data_dir)
-    write_table(tmp_path, tmp_path / "table.csv")
+    run_method(with_steps(CONFIG, 1), "no_dat", 0, tmp_path, data_dir=data_dir)  # another experiment
+    write_table(tmp_path, tmp_path / "table.csv", CONFIG)
     with (tmp_path / "table.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["method", "dataset", "seed", "steps", "miou"]
     assert [(row["method"], row["dataset"]) for row in rows] == [
         (method, name) for method in ("cdcl", "single") for name in CITIES
     ]
+    (environment,) = json.loads((tmp_path / "table.json").read_text())["environments"]
+    assert environment.keys() >= {"dabnn", "commit", "torch", "timm"}
     record = json.loads((run_folder(tmp_path, "cdcl", 0, CITIES) / "result.json").read_text())
-    assert record["environment"].keys() >= {"dabnn", "commit", "torch", "timm"}
     assert set(record["iou"]) == set(CITIES)
 
 

@@ -5,7 +5,9 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from toy_models import ConvNet, image_batch, on
 
+import dabnn
 from dabnn import DatasetAwareBatchNorm, DatasetSelection
 
 
@@ -74,3 +76,27 @@ def test_hooks_of_the_norm_are_not_copied_and_those_inside_are_shared(selection)
     handle.remove()
     switch(torch.randn(2, 4, 3, 3))
     assert fired == ["act"]
+
+
+def test_what_a_hook_is_bound_to_is_not_copied() -> None:
+    class Collector:
+        def __init__(self) -> None:
+            self.seen: list[torch.Tensor] = []
+
+        def collect(self, module, args, output) -> None:
+            self.seen.append(output)
+
+        def __deepcopy__(self, memo):
+            raise AssertionError("copied")
+
+    model = ConvNet(BatchNormAct2d)
+    site, inner = Collector(), Collector()
+    model.bn1.register_forward_hook(site.collect)
+    handle = model.bn1.act.register_forward_hook(inner.collect)
+    dabnn.convert_to_dataset_aware(model, 3)
+    for i in range(3):
+        on(model, i, image_batch())
+    assert len(site.seen) == len(inner.seen) == 3
+    handle.remove()
+    on(model, 1, image_batch())
+    assert len(inner.seen) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ STEPS = 11
 class Crash(Callback):
     """Fails after a step, like a node that goes down."""
 
-    def __init__(self, step: int | None) -> None:
+    def __init__(self, step: int) -> None:
         self.step = step
 
     def on_step_end(self, trainer: AlternationTrainer, losses: object) -> None:
@@ -36,8 +37,11 @@ class Crash(Callback):
             raise RuntimeError("crashed")
 
 
-def run(folder: Path, crash_at: int | None = None, workers: int = 0, **options: Any) -> AlternationTrainer:
-    torch.manual_seed(0 if crash_at is None or not folder.exists() else 99)
+def run(
+    folder: Path, callback: Callback | None = None, workers: int = 0, **options: Any
+) -> AlternationTrainer:
+    """Train up to `STEPS`, from the last checkpoint in the folder; a resumed run starts from another seed."""
+    torch.manual_seed(99 if folder.exists() else 0)
     model = small_model(("a", "b"), (2, 2), dropout=0.2)
     if "optimizer" in options:
         options["optimizer"] = options["optimizer"](model)
@@ -45,7 +49,7 @@ def run(folder: Path, crash_at: int | None = None, workers: int = 0, **options: 
         model,
         seeded_loaders(workers),
         ema_decay=0.9,
-        callbacks=[CSVLogger(folder / "metrics.csv", every=1), Crash(crash_at)],
+        callbacks=[CSVLogger(folder / "metrics.csv", every=1), callback or Callback()],
         run_dir=folder,
         checkpoint_every=3,
         **options,
@@ -57,7 +61,7 @@ def run(folder: Path, crash_at: int | None = None, workers: int = 0, **options: 
 def crash_and_resume(folder: Path, crashes: tuple[int, ...], **options: Any) -> AlternationTrainer:
     for step in crashes:
         with pytest.raises(RuntimeError, match="crashed"):
-            run(folder, step, **options)
+            run(folder, Crash(step), **options)
     return run(folder, **options)
 
 
@@ -109,10 +113,29 @@ def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     run(tmp_path)
     path = latest_checkpoint(tmp_path / "checkpoints")
     assert path is not None
+    assert path.name == f"step_{STEPS:08d}"  # also where no periodic checkpoint is due
     written = path.stat().st_mtime_ns
     again = run(tmp_path)
     assert again.step == STEPS
     assert path.stat().st_mtime_ns == written
+
+
+def test_sigterm_saves_after_the_step_and_exits_with_143(tmp_path: Path) -> None:
+    class Terminate(Callback):
+        def on_step_end(self, trainer: AlternationTrainer, losses: object) -> None:
+            if trainer.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    expected = run(tmp_path / "clean")
+    with pytest.raises(SystemExit) as stop:
+        run(tmp_path / "stopped", callback=Terminate())
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+    path = latest_checkpoint(tmp_path / "stopped" / "checkpoints")
+    assert path is not None
+    assert path.name == "step_00000004"
+    assert_same_end(run(tmp_path / "stopped"), expected)
 
 
 def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -> None:
@@ -122,18 +145,18 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(tmp_path: Path) -
 
 
 def test_loaders_without_a_state_warn_and_are_exact_if_their_order_is_fixed(tmp_path: Path) -> None:
-    def train(folder: Path, crash_at: int | None) -> AlternationTrainer:
+    def train(folder: Path, *callbacks: Callback) -> AlternationTrainer:
         trainer = AlternationTrainer(
-            small_model(), batches(4), run_dir=folder, checkpoint_every=2, callbacks=[Crash(crash_at)]
+            small_model(), batches(4), run_dir=folder, checkpoint_every=2, callbacks=callbacks
         )
         trainer.fit(max_steps=6, resume=True)
         return trainer
 
-    expected = train(tmp_path / "clean", None)
+    expected = train(tmp_path / "clean")
     with pytest.raises(RuntimeError, match="crashed"):
-        train(tmp_path / "crashed", 3)
+        train(tmp_path / "crashed", Crash(3))
     with pytest.warns(DabnnWarning, match="reading 2 batches forward"):
-        actual = train(tmp_path / "crashed", None)
+        actual = train(tmp_path / "crashed")
     assert_equal_state(actual.model.state_dict(), expected.model.state_dict())
 
 
