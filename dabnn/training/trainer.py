@@ -19,7 +19,7 @@ from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossE
 from dabnn.evaluation import SegmentationResult
 from dabnn.training import state
 from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
-from dabnn.training.callbacks import Callback
+from dabnn.training.callbacks import Callback, ProgressBar
 from dabnn.training.checkpoint import latest_checkpoint, load_weights, read_state, save_checkpoint
 from dabnn.training.ema import ModelAverage
 from dabnn.training.evaluate import evaluate_datasets
@@ -78,7 +78,7 @@ class AlternationTrainer:
         channels_last: bool = False,
         ema_decay: float | None = None,
         activation_checkpointing: bool = False,
-        callbacks: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] | None = None,
         run_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
     ) -> None:
@@ -104,7 +104,7 @@ class AlternationTrainer:
             activation_checkpointing: Trade time for memory with the model's own ``set_grad_checkpointing``.
                 The gradient stays exact, but norms inside see every batch twice (torch runs the forward
                 again), so their running statistics move as with momentum 1 - (1 - m)^2.
-            callbacks: See `dabnn.training.callbacks`.
+            callbacks: See `dabnn.training.callbacks`; default a progress bar.
             run_dir: Where checkpoints are written, in the folder "checkpoints".
             checkpoint_every: Steps between checkpoints; there is also one at the end and on SIGTERM.
 
@@ -144,7 +144,7 @@ class AlternationTrainer:
         self._scheduler_factory = scheduler
         self.backward, self.update = backward, update
         self.clip_norm, self.channels_last = clip_norm, channels_last
-        self.callbacks = list(callbacks)
+        self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.checkpoint_every = checkpoint_every
         self.step = self.max_steps = 0

@@ -190,6 +190,13 @@ def test_progress_bar_shows_steps_and_losses(capsys: pytest.CaptureFixture[str])
     assert "a 1." in shown or "a 0." in shown
 
 
+def test_a_progress_bar_is_shown_unless_callbacks_are_given(capsys: pytest.CaptureFixture[str]) -> None:
+    AlternationTrainer(small_model(), batches()).fit(2)
+    assert "2/2" in capsys.readouterr().out
+    AlternationTrainer(small_model(), batches(), callbacks=[]).fit(2)
+    assert not capsys.readouterr().out
+
+
 def test_progress_bar_smooths_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
     bar = ProgressBar(smoothing=0.5)
     trainer = train(1)
