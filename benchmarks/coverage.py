@@ -49,12 +49,13 @@ def main() -> None:
     parser.add_argument("--library", nargs="+", choices=LIBRARIES, default=list(LIBRARIES))
     parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results")
     arguments = parser.parse_args()
+    made_with = environment()  # now: a long run must not name a commit that was made while it ran
     failed = 0
     for library in arguments.library:
-        start, record = time.monotonic(), environment()
+        start = time.monotonic()
         rows = survey(library)
         summary = summarise(rows)
-        record |= {"seconds": round(time.monotonic() - start), "summary": summary}
+        record = {**made_with, "seconds": round(time.monotonic() - start), "summary": summary}
         write(arguments.output, library, rows, record)
         print(f"{library}: " + ", ".join(f"{number} {what}" for what, number in summary.items()))
         failed += summary["failed"]
