@@ -19,6 +19,7 @@ from safetensors.torch import save_model
 
 import dabnn
 from dabnn.data import SegmentationDataset
+from dabnn.errors import ConfigError
 from dabnn.evaluation import SegmentationResult
 from dabnn.experiments.build import (
     build_dataset,
@@ -70,6 +71,9 @@ def run_method(
 
     Returns:
         One row per dataset.
+
+    Raises:
+        ConfigError: If a folder holds a training with another config, or the method is unknown.
     """
     names = list(config.datasets)
     groups = [names] if get_method(method).together else [[name] for name in names]
@@ -142,6 +146,22 @@ def _is_finished(folder: Path, config: Config) -> bool:
     return file.exists() and json.loads(file.read_text())["config"] == _identity(config)
 
 
+def _claim(folder: Path, config: Config) -> None:
+    """Note the config in the folder of a training; refuse a folder that was begun with another one.
+
+    Raises:
+        ConfigError: If the folder belongs to another config, whose checkpoints must not be resumed.
+    """
+    file = folder / "config.json"
+    if file.exists() and json.loads(file.read_text()) != _identity(config):
+        raise ConfigError(
+            f"{folder} holds a training with another configuration ({file}); give this experiment another "
+            "name, choose another --out, or remove the folder"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(_identity(config), indent=1) + "\n")
+
+
 def _identity(config: Config) -> dict[str, Any]:
     """The part of a config that its results depend on."""
     return {key: value for key, value in to_dict(config).items() if key != "data_dir"}
@@ -156,6 +176,7 @@ def _train(
     data_dir: Path,
     callbacks: Iterable[Callback],
 ) -> None:
+    _claim(folder, config)
     train = {name: build_dataset(config, name, train=True, data_dir=data_dir) for name in names}
     evaluation = {name: build_dataset(config, name, train=False, data_dir=data_dir) for name in names}
     trainer = build_trainer(config, method, seed, train, folder, callbacks)

@@ -47,16 +47,17 @@ def test_every_method_gives_a_row_per_dataset(method, data_dir, tmp_path):
     assert all(0 <= row.miou <= 100 for row in rows)
 
 
-def test_finished_runs_are_not_repeated_unless_the_config_changed(data_dir, tmp_path, monkeypatch):
+def test_finished_runs_are_not_repeated(data_dir, tmp_path, monkeypatch):
     rows = run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
-
-    def fail(*args, **kwargs):
-        raise AssertionError("trained again")
-
-    monkeypatch.setattr(run, "_train", fail)
+    monkeypatch.setattr(run, "_train", lambda *arguments: pytest.fail("trained again"))
     assert run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir) == rows
-    with pytest.raises(AssertionError, match="trained again"):
+
+
+def test_a_changed_config_neither_resumes_nor_overwrites_another_training(data_dir, tmp_path):
+    rows = run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
+    with pytest.raises(ConfigError, match="another configuration"):
         run_method(with_steps(CONFIG, 3), "cdcl", 0, tmp_path, data_dir=data_dir)
+    assert run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir) == rows
 
 
 class Interrupt(Callback):
