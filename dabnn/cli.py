@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from dabnn.errors import DabnnError
@@ -23,17 +24,18 @@ console = Console()
 
 Out = Annotated[Path, typer.Option(help="Folder of all runs.")]
 Data = Annotated[
-    Path | None, typer.Option(help="Folder of the datasets; default $DABNN_DATA or the config's.")
+    Path | None,
+    typer.Option(help="Folder of the datasets; default $DABNN_DATA, or as in the config."),
 ]
 
 
 @contextmanager
 def _readable_errors() -> Iterator[None]:
-    """Print errors that dabnn raises on purpose as one message; let bugs show their traceback."""
+    """Print errors of the user's files and arguments as one message; let bugs show their traceback."""
     try:
         yield
-    except DabnnError as error:
-        console.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+    except (DabnnError, OSError) as error:  # OSError: a full disk, a folder that is a file, no permission
+        console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
 
@@ -70,14 +72,14 @@ def train(
         folder = out / experiment.name
         for number in seed:
             for name in method:
-                console.print(f"[bold]{name}[/], seed {number}")
+                console.print(f"[bold]{escape(name)}[/], seed {number}")
                 run_method(experiment, name, number, folder, data_dir=data, callbacks=lambda: [ProgressBar()])
-        table = folder.with_suffix(".csv")
+        table = out / f"{experiment.name}.csv"
         rows = write_table(folder, table, experiment)
     columns = ["method", "dataset", "seed", "steps", "miou"]
     lines = [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows]
     _print_table(f"mIoU %, {experiment.name}", columns, lines)
-    console.print(f"written to {table}", highlight=False, soft_wrap=True)
+    console.print(f"written to {table}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -107,7 +109,7 @@ def predict(
 
     with _readable_errors():
         for path in predict_images(run, images, out, dataset):
-            console.print(str(path), highlight=False, soft_wrap=True)
+            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command(name="list")
@@ -125,7 +127,7 @@ def list_() -> None:
 
 
 def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
-    table = Table(*columns, title=title)
+    table = Table(*columns, title=escape(title))
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(escape, row))
     console.print(table)

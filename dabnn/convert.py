@@ -11,7 +11,7 @@ from torch import nn
 from dabnn.errors import ClassifierNotFoundError, ConversionError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead, DatasetSwitch
 from dabnn.layers.batch_norm import copy_without_hooks, move_hooks
-from dabnn.libraries import block_plain_saving
+from dabnn.libraries import block_plain_saving, width_attribute
 from dabnn.plan import ConversionReport, HeadFactory, plan_conversion
 from dabnn.selection import SELECTION_ATTRIBUTE, DatasetSelection
 
@@ -81,7 +81,8 @@ def convert_to_dataset_aware(
     switches = _build_switches(model, report, selection, head_factory or resize_classifier)
     root = _install(model, switches)
     vars(root)[SELECTION_ATTRIBUTE] = selection
-    block_plain_saving(root)
+    for module in root.modules():
+        block_plain_saving(module)
     logger.info("%s", report)
     return root
 
@@ -99,7 +100,7 @@ def resize_classifier(old: nn.Module, num_classes: int) -> nn.Module:
         if tensor is not None:
             resized = tensor.new_empty(num_classes, *tensor.shape[1:])
             setattr(new, name, nn.Parameter(resized, tensor.requires_grad))
-    setattr(new, _width_attribute(new), num_classes)
+    setattr(new, width_attribute(new), num_classes)
     new.reset_parameters()  # type: ignore[operator]
     return new
 
@@ -109,7 +110,7 @@ def _build_switches(
 ) -> dict[int, tuple[nn.Module, DatasetSwitch]]:
     """Build every switch beside the model, which is not changed yet; keys are ids of the originals."""
     switches: dict[int, tuple[nn.Module, DatasetSwitch]] = {}
-    memos: list[dict[int, Any]] = [{} for _ in report.dataset_names[1:]]
+    memos = [_body(model, report) for _ in report.dataset_names[1:]]
     for site in report.norms:
         norm = model.get_submodule(site.path)
         try:
@@ -119,7 +120,7 @@ def _build_switches(
     for site in report.classifiers:
         old = model.get_submodule(site.path)
         try:
-            heads = _build_heads(old, report.num_classes or (), head_factory)
+            heads = _build_heads(old, report.num_classes or (), head_factory, memos)
         except Exception as error:
             raise ClassifierNotFoundError(
                 f"classifier {site.path} ({site.module}) cannot be rebuilt for "
@@ -129,23 +130,28 @@ def _build_switches(
     return switches
 
 
-def _build_heads(old: nn.Module, num_classes: Sequence[int], head_factory: HeadFactory) -> list[nn.Module]:
+def _body(model: nn.Module, report: ConversionReport) -> dict[int, Any]:
+    """Return a memo for `copy.deepcopy` that keeps all modules but the norms and classifiers from copying."""
+    sites = [model.get_submodule(site.path) for site in (*report.norms, *report.classifiers)]
+    private = {id(module) for site in sites for module in site.modules()}
+    return {id(module): module for module in model.modules() if id(module) not in private}
+
+
+def _build_heads(
+    old: nn.Module, num_classes: Sequence[int], head_factory: HeadFactory, memos: Sequence[dict[int, Any]]
+) -> list[nn.Module]:
     """Keep the original for the first dataset that fits it, copy it for others that do, build the rest."""
-    width = getattr(old, _width_attribute(old), None) if head_factory is resize_classifier else None
+    width = getattr(old, width_attribute(old), None) if head_factory is resize_classifier else None
     heads: list[nn.Module] = []
-    for number in num_classes:
+    for number, memo in zip(num_classes, [{}, *memos], strict=True):
         if number == width:
-            heads.append(copy_without_hooks(old) if old in heads else old)
+            heads.append(copy_without_hooks(old, memo) if old in heads else old)
             continue
         head = head_factory(old, number)
         if not isinstance(head, nn.Module) or head in heads:
             raise TypeError(f"head_factory must return a new module for every dataset, got {head!r}")
         heads.append(head if head is old else head.train(old.training))
     return heads
-
-
-def _width_attribute(layer: nn.Module) -> str:
-    return "out_features" if isinstance(layer, nn.Linear) else "out_channels"
 
 
 def _install(model: nn.Module, switches: dict[int, tuple[nn.Module, DatasetSwitch]]) -> nn.Module:

@@ -20,7 +20,7 @@ def extract_dataset(model: nn.Module, dataset: Dataset, *, copy: bool = True) ->
 
     Its state-dict keys are those of the model before conversion, so the original library saves, loads,
     exports and fuses it. ``model`` is not changed. A `dabnn.DatasetAwareBlock` becomes a
-    `torch.nn.Sequential` with the same keys.
+    `torch.nn.Sequential` with the same keys; a subclass of it keeps its class, and its norm becomes plain.
 
     Args:
         model: A converted model; wrappers (DDP, `torch.compile`, EMA) are taken off.
@@ -45,12 +45,11 @@ def extract_dataset(model: nn.Module, dataset: Dataset, *, copy: bool = True) ->
     for switch in _switches(model):
         memo.update((id(b), placeholder) for b in switch.branches if b is not switch.branches[index])
     plain = _unswitch(deepcopy(model, memo), index)
-    widths = {layer.weight.shape[0] for layer in _heads(model, index) if isinstance(layer, LINEAR)}
+    classifiers = {memo[id(layer)] for layer in _heads(model, index) if isinstance(layer, LINEAR)}
     for module in plain.modules():
-        if vars(module).pop(SELECTION_ATTRIBUTE, None) is not None:
-            allow_plain_saving(module)
-            if len(widths) == 1:
-                set_num_classes(module, *widths)
+        vars(module).pop(SELECTION_ATTRIBUTE, None)
+        allow_plain_saving(module)
+        set_num_classes(module, classifiers)
     return plain
 
 
@@ -91,7 +90,7 @@ def _unswitch(model: nn.Module, index: int) -> nn.Module:
     for module in modules:
         if isinstance(module, DatasetSwitch):
             plain[module] = module.branches[index]
-        elif isinstance(module, DatasetAwareBlock):
+        elif type(module) is DatasetAwareBlock:
             plain[module] = nn.Sequential(OrderedDict(module.named_children()))
             plain[module].training = module.training
     for old, new in plain.items():

@@ -5,6 +5,7 @@ Nothing here imports these libraries: a model is recognised by the module that d
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any, NoReturn
 
 from torch import nn
@@ -58,15 +59,36 @@ def find_classifiers(model: nn.Module) -> list[str]:
     )
 
 
-def set_num_classes(model: nn.Module, num_classes: int) -> None:
-    """Update, in place, the configuration with which a library rebuilds an extracted model."""
-    config = getattr(model, "_hub_mixin_config", None)
-    if _defined_in(model, "segmentation_models_pytorch") and isinstance(config, dict):
-        model._hub_mixin_config = {**config, "classes": num_classes}  # type: ignore[assignment]
-    if _defined_in(model, "timm") or _defined_in(model, "torchvision.models"):
-        for module in model.modules():  # some classifiers keep the number as well
-            if "num_classes" in vars(module):
-                module.num_classes = num_classes  # type: ignore[assignment]
+def set_num_classes(module: nn.Module, classifiers: Collection[nn.Module]) -> None:
+    """Make a module of an extracted model state the number of classes that its classifiers have.
+
+    SMP rebuilds a model from its configuration; other models, and some classifiers, keep the number in
+    ``num_classes``.
+
+    Args:
+        module: Any module of the model; changed in place.
+        classifiers: The classifiers of the model that came out of a switch.
+    """
+    config = vars(module).get("_hub_mixin_config")
+    if isinstance(config, dict) and _defined_in(module, "segmentation_models_pytorch"):
+        if path := _last_linear(module, "segmentation_head"):
+            config["classes"] = _width(module.get_submodule(path))
+        if config.get("aux_params") and (path := _last_linear(module, "classification_head")):
+            config["aux_params"] = {**config["aux_params"], "classes": _width(module.get_submodule(path))}
+    elif "num_classes" in vars(module):
+        widths = {_width(layer) for layer in module.modules() if layer in classifiers}
+        if len(widths) == 1:  # several classifiers may differ: then none is *the* number
+            module.num_classes = widths.pop()  # type: ignore[assignment]
+
+
+def width_attribute(layer: nn.Module) -> str:
+    """Return the name of the attribute in which a linear or convolution layer keeps its output width."""
+    return "out_features" if isinstance(layer, nn.Linear) else "out_channels"
+
+
+def _width(layer: nn.Module) -> int:
+    width: int = getattr(layer, width_attribute(layer))
+    return width
 
 
 def block_plain_saving(model: nn.Module) -> None:

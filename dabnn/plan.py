@@ -1,4 +1,4 @@
-"""What a conversion would do: the sites it finds, the modules it skips and why, and all its checks."""
+"""What a conversion would do: the sites it finds, and the modules it skips and why."""
 
 from __future__ import annotations
 
@@ -8,21 +8,18 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.lazy import LazyModuleMixin
 
+from dabnn.convertible import check_classifier, check_model, check_sites
 from dabnn.errors import ClassifierNotFoundError, ConversionError, DabnnWarning, NoBatchNormFoundError
-from dabnn.layers import DatasetSwitch
-from dabnn.libraries import LINEAR, find_classifiers
+from dabnn.libraries import find_classifiers
 from dabnn.selection import DatasetSelection
 
 HeadFactory = Callable[[nn.Module, int], nn.Module]
 
 EXCLUDED = "excluded by skip="
-
-_PARALLEL = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
+NOT_BATCH_NORM = "running statistics, but not a batch norm"
 
 
 @dataclass(frozen=True)
@@ -97,16 +94,16 @@ def plan_conversion(
         ClassifierNotFoundError: If ``num_classes`` is given and the classifier is not found.
         ValueError: If the arguments contradict each other.
     """
-    _check_convertible(model)
+    check_model(model)
     names = resolve_names(n_datasets, dataset_names)
     classes = _check_num_classes(num_classes, len(names), classifier, head_factory)
-    classifiers = _classifier_sites(model, classifier, head_factory) if classes else ()
+    classifiers = _classifier_sites(model, classifier, classes, head_factory) if classes else ()
     norms, skipped = _norm_sites(model, [skip] if isinstance(skip, str) else list(skip), classifiers)
     shared_on_purpose = bool(classifiers) and any(site.reason == EXCLUDED for site in skipped)
     if not norms and not shared_on_purpose:
         raise NoBatchNormFoundError(_nothing_found(model, skipped))
-    for site in (*norms, *classifiers):
-        _check_hooks(model.get_submodule(site.path), site)
+    sites = {site.path: model.get_submodule(site.path) for site in (*norms, *classifiers)}
+    check_sites(model, sites)
     return ConversionReport(names, norms, classifiers, skipped, classes)
 
 
@@ -125,37 +122,6 @@ def resolve_names(n_datasets: int | None, dataset_names: Sequence[str] | None) -
     if not isinstance(n_datasets, int) or isinstance(n_datasets, bool) or n_datasets < 1:
         raise ValueError(f"give n_datasets >= 1 or dataset_names, got n_datasets={n_datasets!r}")
     return tuple(f"dataset_{i}" for i in range(n_datasets))
-
-
-def _check_convertible(model: nn.Module) -> None:
-    if not isinstance(model, nn.Module):
-        raise ConversionError(f"expected a torch.nn.Module, got {type(model).__name__}")
-    for path, module in model.named_modules():
-        where = f"{path or 'the model'} ({type(module).__name__})"
-        bases = {cls.__name__ for cls in type(module).__mro__}
-        if isinstance(module, torch.jit.ScriptModule):
-            raise ConversionError(f"{where} is scripted; convert first, extract a dataset, then script that")
-        if isinstance(module, DatasetSwitch):
-            raise ConversionError(
-                f"{where} is dataset-aware already, for {list(module.selection.names)}; convert a plain "
-                "model, or take one with dabnn.extract_dataset"
-            )
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
-            raise ConversionError(f"{where} is compiled; convert first, then compile")
-        if bases & _PARALLEL:
-            raise ConversionError(f"{where} is wrapped for parallel training; convert first, then wrap")
-        if isinstance(module, LazyModuleMixin) and isinstance(module, _BatchNorm):
-            raise ConversionError(f"{where} is lazy and has no size yet; run one forward pass first")
-
-
-def _check_hooks(module: nn.Module, site: Site) -> None:
-    for hook in module._forward_pre_hooks.values():
-        if type(hook).__module__.startswith("torch.nn.utils."):
-            raise ConversionError(
-                f"{site.path or 'the model'} ({site.module}): its {type(hook).__name__} hook computes the "
-                "layer's tensors before each forward, so it cannot move to the switch; remove it first, or "
-                "use torch.nn.utils.parametrizations"
-            )
 
 
 def _check_num_classes(
@@ -183,7 +149,10 @@ def _check_num_classes(
 
 
 def _classifier_sites(
-    model: nn.Module, classifier: str | Sequence[str] | None, head_factory: HeadFactory | None
+    model: nn.Module,
+    classifier: str | Sequence[str] | None,
+    num_classes: Sequence[int],
+    head_factory: HeadFactory | None,
 ) -> tuple[Site, ...]:
     if classifier is None:
         paths = find_classifiers(model)
@@ -197,12 +166,8 @@ def _classifier_sites(
             raise ClassifierNotFoundError(f"classifier {path!r} is not a module of the model") from None
         if module is model:
             raise ClassifierNotFoundError("the whole model cannot be its own classifier; name a layer of it")
-        if head_factory is None and not isinstance(module, LINEAR):
-            inside = [f"{path}.{name}" for name, child in module.named_modules() if isinstance(child, LINEAR)]
-            raise ClassifierNotFoundError(
-                f"classifier {path!r} is a {type(module).__name__}, which cannot be resized; name the layer "
-                f"inside it (one of {inside}) or pass head_factory(old, num_classes)"
-            )
+        if head_factory is None:
+            check_classifier(path, module, num_classes)
         sites.append(Site(path, type(module).__name__))
     return tuple(sites)
 
@@ -225,10 +190,16 @@ def _norm_sites(
     skipped: list[Site] = []
     for key, module in modules.items():
         first, *aliases = paths[key]
-        if any(_inside(first, path) for path in [*heads, *norm_paths]):
+        inside = [any(_inside(path, parent) for parent in (*heads, *norm_paths)) for path in paths[key]]
+        if all(inside):
             continue  # belongs to a branch as a whole
+        if any(inside):
+            raise ConversionError(
+                f"the {type(module).__name__} {paths[key]} is used inside a norm or classifier that gets "
+                "branches and outside of it as well; give each place a norm of its own"
+            )
         excluded = any(_matches(path, skip) for path in paths[key])
-        reason = "excluded by skip=" if excluded else _reason_to_skip(model, first, module)
+        reason = EXCLUDED if excluded else _reason_to_skip(model, first, module)
         site = Site(first, type(module).__name__, tuple(aliases), reason)
         (skipped if reason else norms).append(site)
     if norms:  # else the error will name all that is skipped
@@ -259,7 +230,7 @@ def _matches(path: str, patterns: list[str]) -> bool:
 def _reason_to_skip(model: nn.Module, path: str, module: nn.Module) -> str:
     if not isinstance(module, _BatchNorm):
         frozen = type(module).__name__.startswith("Frozen")
-        return "frozen statistics" if frozen else "running statistics, but not a batch norm"
+        return "frozen statistics" if frozen else NOT_BATCH_NORM
     if any(parent.startswith("torch.ao.nn.intrinsic") for parent in _parent_modules(model, path)):
         return "part of a fused quantisation module"
     if not module.affine and not module.track_running_stats:
@@ -274,7 +245,7 @@ def _parent_modules(model: nn.Module, path: str) -> Iterator[str]:
 
 
 def _warn_about_statistics(model: nn.Module, skipped: Sequence[Site]) -> None:
-    stateful = [site for site in skipped if site.reason == "running statistics, but not a batch norm"]
+    stateful = [site for site in skipped if site.reason == NOT_BATCH_NORM]
     if stateful:
         warnings.warn(
             f"{len(stateful)} modules of {type(model).__name__} keep running statistics but are no batch "

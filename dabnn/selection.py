@@ -162,7 +162,9 @@ def use_dataset(model: nn.Module, dataset: Dataset) -> Iterator[None]:
     """Select a dataset inside a ``with`` block, then restore what was selected before.
 
     Blocks nest, and the previous selection is restored when an exception leaves the block. Only the
-    selection changes: parameters, buffers, ``requires_grad`` and train/eval mode are not touched.
+    selection changes: parameters, buffers, ``requires_grad`` and train/eval mode are not touched. A copy
+    made inside the block (deepcopy, pickle) keeps the selection. With activation checkpointing the backward
+    pass belongs into the block too, for it runs the forward again.
 
     Args:
         model: A converted model, plain or wrapped (DDP, `torch.compile`, EMA).

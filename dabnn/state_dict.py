@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
@@ -24,7 +25,8 @@ def load_state_dict(
 
     A plain checkpoint is broadcast: every branch gets its own copy of the norm, and of the classifier
     where the shapes match. A checkpoint with branches (ours, or DSBN's ``bns.<i>`` keys) loads branch by
-    branch, in index order. ``model.load_state_dict`` does the same without these checks.
+    branch, in index order. ``model.load_state_dict`` broadcasts as well, without these checks; entries that
+    a model's own ``load_state_dict`` renames (old files of SMP's timm encoders) load through that one only.
 
     Args:
         model: A converted model; its parameters and buffers are overwritten.
@@ -68,7 +70,9 @@ def load_state_dict(
 
 def _expand(model: nn.Module, state_dict: Mapping[str, Any], current: Mapping[str, Any]) -> dict[str, Any]:
     """Return the checkpoint with one entry per branch, and with counters that old checkpoints lack."""
-    expanded = dict(state_dict)
+    expanded = OrderedDict(state_dict)
+    # Layers upgrade old entries by the version that torch notes beside them.
+    expanded._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]
     for prefix, switch in _switches(model):
         switch.expand_plain_keys(expanded, prefix)
     for key in current.keys() - expanded.keys():

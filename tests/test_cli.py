@@ -49,7 +49,7 @@ def test_train_writes_the_table(project):
 
 
 def test_evaluate_prints_every_class(project):
-    result = run("evaluate", project / "runs" / "tiny" / "cdcl-seed0", "--data", project / "data")
+    result = run("evaluate", project / "runs" / "tiny" / "cdcl-seed0")  # it knows where its data was
     assert result.exit_code == 0, result.output
     for label in ("mean IoU", "pixel accuracy", *ToyStreets("sunvale").classes):
         assert label in result.output
@@ -90,3 +90,38 @@ def test_mistakes_end_with_one_readable_line(arguments):
     assert result.output.startswith("error:")
     assert "absent" in result.output
     assert "Traceback" not in result.output
+
+
+def test_brackets_in_names_are_printed_as_they_are(project, tmp_path):
+    photo = tmp_path / "[red]street[/x].jpg"
+    photo.parent.mkdir(parents=True, exist_ok=True)
+    picture = tmp_path / "a[bold].jpg"
+    Image.new("RGB", (64, 32)).save(picture)
+    folder = project / "runs" / "tiny" / "cdcl-seed0"
+    result = run(
+        "predict", picture, photo, "--run", folder, "--dataset", "sunvale", "--out", tmp_path / "out"
+    )
+    assert result.exit_code == 1
+    assert f"there is no image {photo}" in result.output
+    result = run("predict", picture, "--run", folder, "--dataset", "sunvale", "--out", tmp_path / "out")
+    assert "a[bold]_overlay.png" in result.output
+
+
+def test_experiments_with_dots_in_their_names_keep_tables_apart(project, tmp_path):
+    text = (project / "tiny.yaml").read_text().replace("data_dir: data", f"data_dir: {project / 'data'}")
+    for name in ("lr0.1", "lr0.2"):
+        (tmp_path / "tiny.yaml").write_text(text.replace("name: tiny", f"name: {name}"))
+        assert run("train", tmp_path / "tiny.yaml", "--out", tmp_path / "runs").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_file()) == [
+        "lr0.1.csv",
+        "lr0.1.json",
+        "lr0.2.csv",
+        "lr0.2.json",
+    ]
+
+
+def test_an_output_folder_that_is_a_file_is_named(project, tmp_path):
+    (tmp_path / "runs").write_text("")
+    result = run("train", project / "tiny.yaml", "--out", tmp_path / "runs")
+    assert result.exit_code == 1
+    assert result.output.splitlines()[-1].startswith("error:")

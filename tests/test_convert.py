@@ -306,3 +306,15 @@ def test_a_converted_model_trains_like_plain_models_that_share_their_convolution
             optimizer.zero_grad()
     for i, one in enumerate(kept):
         assert_equal(dict(dabnn.extract_dataset(model, i).state_dict()), dict(one.state_dict()))
+
+
+def test_classifiers_that_share_a_weight_share_it_in_every_branch() -> None:
+    class Tied(ConvNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.auxiliary = nn.Conv2d(6, 5, 1)
+            self.auxiliary.weight = self.classifier.weight
+
+    model = aware(Tied(), 2, num_classes=[5, 5], classifier=["classifier", "auxiliary"])
+    for main, auxiliary in zip(model.classifier.heads, model.auxiliary.heads, strict=True):
+        assert main.weight is auxiliary.weight

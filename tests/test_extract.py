@@ -245,3 +245,68 @@ def test_branches_that_are_not_extracted_are_not_copied() -> None:
     dabnn.extract_dataset(model, 2)
     assert Counting.copies == 1
     assert all(isinstance(m, _BatchNorm) for m in model[0].bns)
+
+
+def test_a_subclass_of_the_block_keeps_its_own_forward() -> None:
+    class Residual(dabnn.DatasetAwareBlock):
+        def forward(self, x):
+            return x + super().forward(x)
+
+    model = nn.Sequential(Residual(3, 3, selection=dabnn.DatasetSelection(["a", "b"])))
+    randomise(model).eval()
+    extracted = dabnn.extract_dataset(model, 1)
+    assert type(extracted[0]) is Residual
+    assert not [m for m in extracted.modules() if isinstance(m, dabnn.DatasetSwitch)]
+    assert_equal(extracted(image_batch()), on(model, 1, image_batch()))
+
+
+class Task(nn.Module):
+    """A model of a user's own around one of SMP's."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_an_smp_model_inside_another_round_trips(tmp_path) -> None:
+    model = dabnn.convert_to_dataset_aware(
+        Task(smp.Unet("resnet18", encoder_weights=None, classes=11)),
+        2,
+        num_classes=[11, 5],
+        classifier="net.segmentation_head.0",
+    )
+    with pytest.raises(dabnn.errors.DabnnError, match="extract_dataset"):
+        model.net.save_pretrained(tmp_path)
+    dabnn.extract_dataset(model, 1).net.save_pretrained(tmp_path)
+    assert smp.from_pretrained(tmp_path)(torch.randn(2, 3, 64, 64)).shape == (2, 5, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "shapes"),
+    [
+        ("classification_head.3", (11, 5)),
+        (["segmentation_head.0", "classification_head.3"], (5, 5)),
+    ],
+)
+def test_smp_classification_heads_round_trip(tmp_path, classifier, shapes) -> None:
+    model = dabnn.convert_to_dataset_aware(
+        smp.Unet("resnet18", encoder_weights=None, classes=11, aux_params={"classes": 4}),
+        2,
+        num_classes=[4, 5],
+        classifier=classifier,
+    )
+    dabnn.extract_dataset(model, 1).save_pretrained(tmp_path)
+    masks, labels = smp.from_pretrained(tmp_path)(torch.randn(2, 3, 64, 64))
+    assert (masks.shape[1], labels.shape[1]) == shapes
+
+
+def test_what_a_norm_refers_to_is_not_copied_into_its_branches() -> None:
+    model = ConvNet()
+    model.bn1.owner = [model]
+    converted = aware(model)
+    assert all(bn.owner[0] is converted for bn in converted.bn1.bns)
+    extracted = dabnn.extract_dataset(converted, 1)
+    assert extracted.bn1.owner[0] is extracted

@@ -106,3 +106,14 @@ def test_timm_feature_models_convert() -> None:
     x = torch.randn(2, 3, 64, 64)
     for i in range(3):
         assert_equal(on(model, i, x), dabnn.extract_dataset(model, i)(x))
+
+
+def test_hooks_of_a_traced_model_run_once_and_not_while_tracing() -> None:
+    model = aware(ConvNet().eval())
+    seen: list[float] = []
+    model.bn1.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach().mean().item()))
+    model.bn1.register_forward_hook(lambda module, args, output: 2 * output)
+    traced = fx.symbolic_trace(model)
+    assert seen == []
+    assert_equal(on(traced, 1, image_batch()), on(model, 1, image_batch()))
+    assert len(seen) == 2

@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import pytest
 import timm
+import torch
 import torchvision
 from torch import nn
-from toy_models import ConvNet, Snapshot, aware
+from toy_models import ConvNet, Snapshot, assert_refused, aware
 
 import dabnn
 from dabnn.errors import ClassifierNotFoundError, ConversionError, NoBatchNormFoundError
@@ -135,3 +136,91 @@ def test_errors_are_of_the_kinds_that_callers_expect() -> None:
 def test_a_converted_part_is_named_by_its_path() -> None:
     with pytest.raises(ConversionError, match=r"1\.bn1 \(DatasetAwareBatchNorm\)"):
         dabnn.plan_conversion(nn.Sequential(nn.BatchNorm2d(3), aware()), 2)
+
+
+class Listed(nn.Module):
+    """Loops over a plain list of its layers, as a hand-written network may."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+        self.bn = nn.BatchNorm2d(4)
+        self.order = {"first": [self.conv, self.bn]}
+
+
+def test_a_norm_that_is_also_used_outside_the_module_tree_is_refused() -> None:
+    assert_refused(Listed(), r"order refers to bn \(BatchNorm2d\) outside the module tree.*ModuleList")
+    with pytest.raises(NoBatchNormFoundError):  # kept shared, it may stay where it is
+        dabnn.plan_conversion(Listed(), 2, skip="bn")
+
+
+def test_a_norm_with_a_forward_of_its_own_is_refused() -> None:
+    model = ConvNet()
+    original = model.bn1.forward
+    model.bn1.forward = lambda x: original(x) * 2
+    assert_refused(model, r"bn1 \(BatchNorm2d\): its forward was replaced on this instance")
+
+
+def test_a_norm_of_both_body_and_classifier_is_refused() -> None:
+    model = ConvNet()
+    model.head = nn.Sequential(model.bn1, nn.Conv2d(4, 5, 1))
+    assert_refused(
+        model,
+        r"BatchNorm2d \['bn1', 'head\.0'\] is used inside a norm or classifier .* and outside",
+        num_classes=[5, 3],
+        classifier="head",
+        head_factory=lambda old, n: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, n, 1)),
+    )
+
+
+def test_norms_inside_a_classifier_belong_to_its_branches() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 5, 1)))
+    report = dabnn.plan_conversion(
+        model,
+        2,
+        num_classes=[2, 3],
+        classifier="1",
+        head_factory=lambda old, n: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, n, 1)),
+    )
+    assert [site.path for site in report.norms] == ["0"]
+
+
+def test_norms_inside_a_norm_belong_to_its_branches() -> None:
+    class Twofold(nn.BatchNorm2d):
+        def __init__(self) -> None:
+            super().__init__(3)
+            self.inner = nn.BatchNorm2d(3)
+
+    assert [site.path for site in dabnn.plan_conversion(nn.Sequential(Twofold()), 2).norms] == ["0"]
+
+
+class Gained(nn.Conv2d):
+    """A convolution with one more tensor of the width of its output, as timm's ScaledStdConv2d."""
+
+    def __init__(self) -> None:
+        super().__init__(6, 5, 1)
+        self.gain = nn.Parameter(torch.ones(5, 1, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("classifier", "num_classes", "message"),
+    [
+        (Gained(), [5, 3], r"holds \['gain'\]; pass head_factory"),
+        (nn.Conv2d(6, 4, 1, groups=2), [4, 3], r"its 2 groups do not divide \[4, 3\]"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 5, 1)), [5, 3], "parametrizations"),
+    ],
+    ids=["extra tensor", "groups", "parametrised"],
+)
+def test_a_classifier_that_cannot_be_resized_is_refused(classifier, num_classes, message) -> None:
+    model = ConvNet()
+    model.classifier = classifier
+    refused = {"error": ClassifierNotFoundError, "classifier": "classifier", "num_classes": num_classes}
+    assert_refused(model, message, **refused)
+    width = num_classes[0]
+    aware(model, 2, classifier="classifier", num_classes=[width, width])  # nothing to resize
+
+
+def test_an_attribute_where_the_selection_goes_is_refused() -> None:
+    model = ConvNet()
+    model.dataset_selection = "mine"
+    assert_refused(model, "has an attribute 'dataset_selection' of its own")

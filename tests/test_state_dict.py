@@ -6,6 +6,7 @@ from collections import OrderedDict
 import pytest
 import segmentation_models_pytorch as smp
 import torch
+import torchvision
 from torch import nn
 from toy_models import ConvNet, TwoParents, assert_equal, aware, image_batch, on, randomise
 
@@ -228,3 +229,8 @@ def test_an_smp_checkpoint_loads_strictly() -> None:
     assert dabnn.load_state_dict(model, plain.state_dict()) == []
     x = torch.randn(1, 3, 64, 64)
     assert_equal(on(model, 1, x), plain(x))
+
+
+def test_layers_upgrade_entries_by_the_version_noted_beside_them() -> None:
+    plain = torchvision.models.mnasnet0_5(weights=None)
+    dabnn.load_state_dict(dabnn.convert_to_dataset_aware(copy.deepcopy(plain), 2), plain.state_dict())

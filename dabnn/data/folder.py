@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image as PILImage
-from PIL.ImageFile import ImageFile
 from torchvision.tv_tensors import Image, Mask
 
 from dabnn.data.base import Color, Sample, SegmentationDataset
+from dabnn.data.images import opened, read_image
 from dabnn.errors import DataError
 
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -32,7 +29,7 @@ class FolderDataset(SegmentationDataset):
 
     The folder is checked when the dataset is made: every image has a label map and the other way round.
     Each pair is checked when it is read: both files decode, sizes agree, ids are known.
-    Samples are sorted by stem.
+    Samples are sorted by stem. Pixels with the ``ignore_index`` of classes.json become 255.
 
     Args:
         root: Folder with the layout above.
@@ -47,7 +44,7 @@ class FolderDataset(SegmentationDataset):
         self.root = Path(root)
         self.split = split
         self.name = name if name is not None else self.root.resolve().name
-        self.classes, self.palette, self.ignore_index = _read_classes(self.root / "classes.json")
+        self.classes, self.palette, self._stored_ignore = _read_classes(self.root / "classes.json")
         self.pairs = _find_pairs(self.root, split)
 
     def __len__(self) -> int:
@@ -64,7 +61,7 @@ class FolderDataset(SegmentationDataset):
         if not 0 <= index < len(self.pairs):
             raise IndexError(f"dataset '{self.name}' has samples 0 to {len(self) - 1}, not {index}")
         image_path, label_path = self.pairs[index]
-        image = _read_image(image_path)
+        image = torch.from_numpy(read_image(image_path)).permute(2, 0, 1).contiguous()
         mask = self._read_label(label_path)
         if image.shape[-2:] != mask.shape:
             raise DataError(
@@ -74,39 +71,22 @@ class FolderDataset(SegmentationDataset):
         return {"image": Image(image), "mask": Mask(mask)}
 
     def _read_label(self, path: Path) -> torch.Tensor:
-        with _opened(path) as label:
+        with opened(path) as label:
             # Pillow stretches a grey PNG of 1, 2 or 4 bits to 0..255, which would change its ids.
             if label.mode != "P" and (label.mode != "L" or label.tile[0][3] != "L"):
                 raise DataError(f"{path} is no 8-bit palette or grey PNG: save it with one class id a pixel.")
             mask = torch.from_numpy(np.array(label))
             ids = np.flatnonzero(label.histogram())
-        unknown = ids[(ids >= len(self.classes)) & (ids != self.ignore_index)]
+        unknown = ids[(ids >= len(self.classes)) & (ids != self._stored_ignore)]
         if unknown.size:
             raise DataError(
                 f"{path} has label ids {unknown.tolist()}, outside the {len(self.classes)} classes "
                 f"(0 to {len(self.classes) - 1}) of dataset '{self.name}': map them to a class or to the "
-                f"ignore index {self.ignore_index}, or complete classes.json."
+                f"ignore index {self._stored_ignore}, or complete classes.json."
             )
+        if self._stored_ignore != self.ignore_index:
+            mask[mask == self._stored_ignore] = self.ignore_index
         return mask
-
-
-def _read_image(path: Path) -> torch.Tensor:
-    with _opened(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[ImageFile]:
-    """Open an image; whatever decoding raises inside the block becomes a `DataError`."""
-    try:
-        with PILImage.open(path) as image:
-            yield image
-    except DataError:
-        raise
-    except (OSError, SyntaxError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be decoded ({error}): it is truncated or damaged; fetch or export it again."
-        ) from error
 
 
 def _size(image: torch.Tensor) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import TypedDict
@@ -81,6 +82,7 @@ class SeededLoader(DataLoader[dict[str, Tensor]]):
             pin_memory=pin_memory,
             collate_fn=partial(_collate, dataset.name),
             persistent_workers=num_workers > 0,
+            worker_init_fn=_ignore_sigterm,
             generator=torch.Generator(),  # or every iteration would advance the global generator
         )
         self.source = dataset
@@ -169,6 +171,11 @@ class _SeededSamples(Dataset[dict[str, Tensor]]):
             # torch.manual_seed would reset the generators of the GPUs as well, and so repeat their dropout.
             torch.default_generator.manual_seed(_stable_hash(self.seed, self.dataset.name, *key))
             return self.transform(self.dataset[key[1]])
+
+
+def _ignore_sigterm(worker: int) -> None:
+    """Leave SIGTERM, which schedulers send to a whole process group, to the main process: it saves."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _stable_hash(*parts: int | str) -> int:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dabnn.data.batch import inputs_of, target_of
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
 
 
@@ -61,13 +62,13 @@ def evaluate_model(
         The result over the whole loader.
 
     Raises:
-        DataError: The loader is empty, or a label is outside the metric's classes.
+        DataError: The loader is empty, a batch is malformed, or a label is outside the metric's classes.
     """
     metric.reset()
     metric.to(device)
     with eval_mode(model), torch.inference_mode():
         for batch in loader:
-            images, target = (part.to(device, non_blocking=True) for part in _images_and_target(batch))
+            images, target = (part(batch).to(device, non_blocking=True) for part in (inputs_of, target_of))
             metric.update(predict_logits(model, images), target)
     return metric.compute()
 
@@ -85,13 +86,6 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-def _images_and_target(batch: Any) -> tuple[Tensor, Tensor]:
-    if isinstance(batch, Mapping):
-        return batch["image"], batch["mask"]
-    images, target = batch
-    return images, target
 
 
 def _logits_of(output: Any) -> Tensor:

@@ -28,8 +28,6 @@ from dabnn.experiments.config import Config, TrainingConfig
 from dabnn.experiments.weights import load_imagenet_encoder
 from dabnn.training import poly, sgd
 
-EVALUATION_BATCH = 8
-
 
 def data_directory(config: Config, override: str | Path | None = None) -> Path:
     """Return the folder of the datasets: ``override``, else ``$DABNN_DATA``, else the config's."""
@@ -66,9 +64,9 @@ def build_train_loader(config: Config, dataset: SegmentationDataset, seed: int) 
 
 
 def build_eval_loader(config: Config, dataset: SegmentationDataset) -> SeededLoader:
-    """Return the loader of whole images in file order."""
+    """Return the loader of whole images in file order, one by one since their sizes may differ."""
     transform = eval_transform(mean=config.images.mean, std=config.images.std)
-    return SeededLoader(dataset, EVALUATION_BATCH, transform=transform, shuffle=False, drop_last=False)
+    return SeededLoader(dataset, 1, transform=transform, shuffle=False, drop_last=False)
 
 
 def build_model(config: Config, num_classes: Mapping[str, int], *, shared_norms: bool = False) -> nn.Module:

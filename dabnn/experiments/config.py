@@ -6,15 +6,23 @@ import difflib
 from collections.abc import Iterator
 from dataclasses import asdict, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from dabnn.errors import ConfigError
 
 STRICT = ConfigDict(extra="forbid")
+
+Name = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")]
+"""Names become names of files and folders."""
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,7 +41,7 @@ class ModelConfig:
     encoder: str = "resnet18"
     arguments: dict[str, Any] = field(default_factory=dict)
     weights: Literal["none", "imagenet"] = "none"
-    bn_momentum: float | None = None
+    bn_momentum: Share | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -53,8 +61,8 @@ class DatasetConfig:
     kind: Literal["folder", "toy"] = "folder"
     train: str = "train"
     evaluate: str = "val"
-    weight: float = 1.0
-    ratio: int = 1
+    weight: NotNegative = 1.0
+    ratio: Count = 1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -67,15 +75,19 @@ class ImageConfig:
         crop: Height and width of training crops.
         scale: Range of the random scale.
         flip: Probability of a horizontal flip.
-        divisor: Evaluation images are padded to a multiple of this.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    crop: tuple[int, int] = (512, 512)
-    scale: tuple[float, float] = (0.5, 2.1)
-    flip: float = 0.5
-    divisor: int = 32
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    crop: tuple[Count, Count] = (512, 512)
+    scale: tuple[Positive, Positive] = (0.5, 2.1)
+    flip: Share = 0.5
+
+    @model_validator(mode="after")
+    def _scale_is_a_range(self) -> ImageConfig:
+        if self.scale[0] > self.scale[1]:
+            raise ValueError(f"scale must be (low, high), got {self.scale}")
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -101,22 +113,28 @@ class TrainingConfig:
         checkpoint_every: Steps between checkpoints, or None for the last one only.
     """
 
-    steps: int = 40_000
-    batch_size: int = 8
+    steps: Count = 40_000
+    batch_size: Count = 8
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.01
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
+    lr: Positive = 0.01
+    momentum: Share = 0.9
+    weight_decay: NotNegative = 1e-4
     schedule: Literal["poly", "cosine", "constant"] = "poly"
-    warmup: int = 0
+    warmup: Natural = 0
     backward: Literal["per_dataset", "joint", "fused"] = "per_dataset"
     precision: Literal["no", "bf16", "fp16"] = "no"
-    clip_norm: float | None = None
+    clip_norm: Positive | None = None
     channels_last: bool = False
-    ema_decay: float | None = None
+    ema_decay: Share | None = None
     activation_checkpointing: bool = False
-    workers: int = 0
-    checkpoint_every: int | None = 200
+    workers: Natural = 0
+    checkpoint_every: Count | None = 200
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> TrainingConfig:
+        if self.warmup >= self.steps:
+            raise ValueError(f"warmup={self.warmup} must be less than steps={self.steps}")
+        return self
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -132,8 +150,8 @@ class Config:
         training: Optimisation.
     """
 
-    name: str
-    datasets: dict[str, DatasetConfig]
+    name: Name
+    datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
     data_dir: str = "."
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImageConfig = field(default_factory=ImageConfig)
@@ -149,12 +167,12 @@ def load_config(path: str | Path) -> Config:
     path = Path(path)
     try:
         data = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read config {path}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"config {path} must be a mapping of keys to values")
-    data["data_dir"] = str((path.parent / data.get("data_dir", ".")).resolve())
-    return parse_config(data, str(path))
+    config = parse_config(data, str(path))
+    return replace(config, data_dir=str((path.parent / config.data_dir).resolve()))
 
 
 def parse_config(data: dict[str, Any], source: str = "config") -> Config:

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image as PILImage
-from PIL import ImageOps
 from torchvision.tv_tensors import Image
 
 import dabnn
 from dabnn.data import eval_transform
+from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
 from dabnn.evaluation import predict_logits
 from dabnn.experiments.overlay import Pixels, overlay, with_legend
@@ -57,24 +57,9 @@ def segment(saved: SavedRun, pixels: Pixels, dataset: str) -> npt.NDArray[np.int
     normalise = eval_transform(mean=images.mean, std=images.std)
     image = normalise({"image": Image(torch.from_numpy(pixels).permute(2, 0, 1))})["image"]
     with torch.inference_mode(), dabnn.use_dataset(saved.model, dataset):
-        logits = predict_logits(saved.model, image[None], divisor=images.divisor)
+        logits = predict_logits(saved.model, image[None])
     ids: npt.NDArray[np.int64] = logits[0].argmax(0).numpy()
     return ids
-
-
-def read_image(path: Path) -> Pixels:
-    """Return the RGB pixels (H, W, 3) of an image file, turned upright as its EXIF tag says.
-
-    Raises:
-        DataError: If the file is missing, damaged or no image.
-    """
-    try:
-        with PILImage.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except FileNotFoundError:
-        raise DataError(f"there is no image {path}") from None
-    except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
-        raise DataError(f"cannot read image {path}: {error}; fetch or export it again") from error
 
 
 def _choose(dataset: str | None, names: list[str], run: Path) -> str:

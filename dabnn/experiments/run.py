@@ -32,6 +32,7 @@ from dabnn.experiments.build import (
 )
 from dabnn.experiments.config import Config, to_dict
 from dabnn.experiments.methods import METHODS, get_method
+from dabnn.files import written_atomically
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
 
 VERSIONED = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
@@ -107,14 +108,14 @@ def write_table(out: Path, path: Path, config: Config) -> list[Row]:
         path: The CSV file to write.
         config: The experiment.
     """
-    records = [json.loads(file.read_text()) for file in out.rglob("result.json")]
+    records = [record for file in out.rglob("result.json") if (record := _read_json(file)) is not None]
     records = [record for record in records if record["config"] == _identity(config)]
     methods, datasets = list(METHODS), list(config.datasets)
     rows = sorted(
         (Row(**row) for record in records for row in record["rows"]),
         key=lambda row: (methods.index(row.method), row.seed, datasets.index(row.dataset)),
     )
-    with path.open("w", newline="") as file:
+    with written_atomically(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([field.name for field in fields(Row)])
         writer.writerows([row.method, row.dataset, row.seed, row.steps, f"{row.miou:.2f}"] for row in rows)
@@ -123,7 +124,7 @@ def write_table(out: Path, path: Path, config: Config) -> list[Row]:
         "environments": [json.loads(text) for text in sorted(environments)],
         "config": _identity(config),
     }
-    path.with_suffix(".json").write_text(json.dumps(summary, indent=1) + "\n")
+    _write_json(path.with_name(f"{path.name.removesuffix('.csv')}.json"), summary)
     return rows
 
 
@@ -142,8 +143,8 @@ def _commit() -> str:
 
 
 def _is_finished(folder: Path, config: Config) -> bool:
-    file = folder / "result.json"
-    return file.exists() and json.loads(file.read_text())["config"] == _identity(config)
+    record = _read_json(folder / "result.json")
+    return record is not None and record["config"] == _identity(config)
 
 
 def _claim(folder: Path, config: Config) -> None:
@@ -153,13 +154,27 @@ def _claim(folder: Path, config: Config) -> None:
         ConfigError: If the folder belongs to another config, whose checkpoints must not be resumed.
     """
     file = folder / "config.json"
-    if file.exists() and json.loads(file.read_text()) != _identity(config):
+    if _read_json(file) not in (None, _identity(config)):
         raise ConfigError(
             f"{folder} holds a training with another configuration ({file}); give this experiment another "
             "name, choose another --out, or remove the folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(_identity(config), indent=1) + "\n")
+    _write_json(file, _identity(config))
+
+
+def _read_json(file: Path) -> dict[str, Any] | None:
+    """Return what a file holds, or None if there is none or it was torn by something other than dabnn."""
+    try:
+        content: dict[str, Any] = json.loads(file.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+    return content
+
+
+def _write_json(file: Path, content: dict[str, Any]) -> None:
+    with written_atomically(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _identity(config: Config) -> dict[str, Any]:
@@ -183,7 +198,7 @@ def _train(
     trainer.fit(config.training.steps, resume=True)
     loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
     results = trainer.evaluate(loaders)
-    _write_run(config, method, seed, evaluation, folder, trainer, results)
+    _write_run(config, method, seed, evaluation, folder, data_dir, trainer, results)
 
 
 def build_trainer(
@@ -225,15 +240,18 @@ def _write_run(
     seed: int,
     datasets: dict[str, SegmentationDataset],
     folder: Path,
+    data_dir: Path,
     trainer: AlternationTrainer,
     results: dict[str, SegmentationResult],
 ) -> None:
     """Write the weights first and the result last: its presence means that the run is finished."""
     model = trainer.model if trainer.ema is None else trainer.ema.module
-    save_model(model, str(folder / "model.safetensors"))
+    with written_atomically(folder / "model.safetensors") as temporary:
+        save_model(model, str(temporary))
     rows = [Row(method, name, seed, trainer.step, result.miou) for name, result in results.items()]
     record = {
         "config": _identity(config),
+        "data_dir": str(data_dir.resolve()),
         "environment": environment(),
         "rows": [asdict(row) for row in rows],
         "iou": {name: result.iou for name, result in results.items()},
@@ -242,4 +260,4 @@ def _write_run(
             for name, dataset in datasets.items()
         },
     }
-    (folder / "result.json").write_text(json.dumps(record, indent=1))
+    _write_json(folder / "result.json", record)

@@ -54,7 +54,8 @@ def load_run(folder: Path) -> SavedRun:
         data = record["config"]
         # The encoder's pretrained weights would only be overwritten, and need not be installed here.
         config = parse_config(
-            {**data, "model": {**data["model"], "weights": "none"}}, str(folder / "result.json")
+            {**data, "model": {**data["model"], "weights": "none"}, "data_dir": record["data_dir"]},
+            str(folder / "result.json"),
         )
         datasets = {
             name: LabelSpace(tuple(entry["classes"]), tuple(_color(color) for color in entry["palette"]))
@@ -77,7 +78,7 @@ def evaluate_run(folder: Path, *, data_dir: Path | None = None) -> dict[str, Seg
 
     Args:
         folder: Folder of the training.
-        data_dir: Folder of the datasets; else ``$DABNN_DATA``, else the working directory.
+        data_dir: Folder of the datasets; else ``$DABNN_DATA``, else where the training found them.
 
     Raises:
         CheckpointError: If the folder holds no finished training, or one of its files is damaged.

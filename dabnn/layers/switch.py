@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -56,17 +57,25 @@ class DatasetSwitch(nn.Module):
         """The branches, in dataset order."""
         return self._modules[self.branch_list]  # type: ignore[return-value]
 
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run hooks and forward; in torch.fx graphs a leaf, so that these follow the selection too."""
+        for value in (*args, *kwargs.values()):
+            if isinstance(value, Proxy):
+                tracer: Any = value.tracer
+                leaf = partial(self._call_in_graph, tracer)
+                return tracer.call_module(self, leaf, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _call_in_graph(self, tracer: Any, *args: Any, **kwargs: Any) -> Proxy:
+        call: Proxy = tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)
+        return call
+
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Run the active dataset's branch on whatever the plain layer takes.
 
         Raises:
             NoActiveDatasetError: If no dataset is active.
         """
-        for value in (*args, *kwargs.values()):
-            if isinstance(value, Proxy):
-                # A leaf in every torch.fx graph, so that traced models still follow the selection.
-                tracer = value.tracer
-                return tracer.create_proxy("call_module", tracer.path_of_module(self), args, kwargs)  # type: ignore[attr-defined]
         if torch.compiler.is_dynamo_compiling():
             self.selection.warn_about_recompilation()
         if self.selection.segments is not None:

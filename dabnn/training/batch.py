@@ -1,4 +1,4 @@
-"""What a batch is, and the default loss on it."""
+"""One batch of one dataset in a step, and the default loss on it."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dabnn.data.batch import Batch, target_of
 from dabnn.errors import ConfigError, DataError
 
-Batch = Mapping[str, Any] | Sequence[Any]
 LossFunction = Callable[[Any, Any], Tensor]
 
 IGNORE_INDEX = 255
@@ -25,24 +25,6 @@ class Draw:
     dataset: str
     batch: Any
     weight: float = 1.0
-
-
-def inputs_of(batch: Batch) -> Any:
-    """Return what goes into the model: the first of a pair, or ``batch["image"]``.
-
-    Raises:
-        DataError: If the batch is neither a pair nor a mapping with "image".
-    """
-    return _member(batch, 0, "image")
-
-
-def target_of(batch: Batch) -> Any:
-    """Return the target: the second of a pair, or ``batch["mask"]``.
-
-    Raises:
-        DataError: If the batch is neither a pair nor a mapping with "mask".
-    """
-    return _member(batch, 1, "mask")
 
 
 def to_channels_last(batch: Any) -> Any:
@@ -63,7 +45,8 @@ def cross_entropy(output: Any, batch: Batch) -> Tensor:
         batch: Target class ids (B,) or (B, H, W); 255 is ignored. A batch without any label gives 0.
 
     Raises:
-        DataError: If a class id is negative or not below C. (On a GPU torch ends the process instead.)
+        DataError: If the target is no integer tensor, or a class id is negative or not below C. (On a GPU
+            torch ends the process instead.)
         ConfigError: If the output is neither logits nor a mapping with them.
     """
     logits = output.get("out") if isinstance(output, Mapping) else output
@@ -73,6 +56,10 @@ def cross_entropy(output: Any, batch: Batch) -> Tensor:
             f"{type(output).__name__}; pass loss=, a function of (output, batch)"
         )
     target = target_of(batch)
+    if target.is_floating_point():
+        raise DataError(
+            f"the target is {target.dtype}, not class ids: was a mask scaled to [0, 1] like an image?"
+        )
     if logits.dim() == 4 and logits.shape[-2:] != target.shape[-2:]:
         logits = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
     labelled = target != IGNORE_INDEX
@@ -85,22 +72,6 @@ def cross_entropy(output: Any, batch: Batch) -> Tensor:
             f"{logits.shape[1] - 1}; {IGNORE_INDEX} is ignored): map the labels, or convert for more classes"
         ) from error
     return total / labelled.sum().clamp(min=1)
-
-
-def _member(batch: Batch, position: int, key: str) -> Any:
-    if isinstance(batch, Mapping):
-        if key in batch:
-            return batch[key]
-        raise DataError(f"a batch needs the key {key!r}, it has {sorted(batch)}")
-    if isinstance(batch, Sequence) and len(batch) == 2:
-        return batch[position]
-    raise DataError(
-        f"a batch is a pair (inputs, target) or a mapping with 'image' and 'mask', got a {_describe(batch)}"
-    )
-
-
-def _describe(batch: Any) -> str:
-    return f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Sequence) else type(batch).__name__
 
 
 def _is_image(inputs: Any) -> bool:

@@ -60,8 +60,10 @@ def save_checkpoint(
         _move(temporary, final)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        # On a full disk torch's own error, from closing the file, hides the cause.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
-            f"could not save step {step} in {folder}: {error}; last complete: {latest_checkpoint(folder)}"
+            f"could not save step {step} in {folder}: {cause}; last complete: {latest_checkpoint(folder)}"
         ) from error
     others = [path for path in _checkpoints(folder) if path != final]
     for old in others[: len(others) + 1 - keep]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dabnn.errors import ConfigError
+from dabnn.errors import ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
 from dabnn.selection import use_dataset
 from dabnn.training.batch import IGNORE_INDEX
@@ -23,18 +23,22 @@ def evaluate_datasets(
     Args:
         model: A converted model on ``device``; its modes and active dataset are the same afterwards.
         loaders: One loader per dataset. Class names are read from ``loader.source.classes`` or
-            ``loader.dataset.classes``; without them the outputs of the dataset's classifier are numbered.
+            ``loader.dataset.classes``; without them the outputs of the dataset's own classifier are numbered.
         device: Where the batches are moved to.
 
     Raises:
         ConfigError: If the classes of a dataset cannot be told.
+        DataError: If a loader is empty, or a batch or label is wrong; the message names the dataset.
         UnknownDatasetError: If the model does not know a dataset.
     """
     metrics = {name: _metric(model, name, loader) for name, loader in loaders.items()}
     results = {}
     for name, loader in loaders.items():
-        with use_dataset(model, name):
-            results[name] = evaluate_model(model, loader, metrics[name], device)
+        try:
+            with use_dataset(model, name):
+                results[name] = evaluate_model(model, loader, metrics[name], device)
+        except DataError as error:
+            raise DataError(f"dataset {name!r}: {error}") from error
     return results
 
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
+from dabnn.data.batch import inputs_of
 from dabnn.errors import FusedForwardError
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.libraries import LINEAR
 from dabnn.selection import find_selection
-from dabnn.training.batch import Draw, inputs_of
+from dabnn.training.batch import Draw
 
 INSTEAD = "use backward='per_dataset'"
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from torch.optim import Optimizer
 
@@ -99,7 +100,10 @@ def make_accelerator(precision: str) -> Accelerator:
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != precision:
         AcceleratorState._reset_state()
-    accelerator = Accelerator(mixed_precision=precision)
+    # Given as a plugin, for an environment variable of `accelerate launch` would win over the plain argument.
+    accelerator = Accelerator(
+        mixed_precision=precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
+    )
     if accelerator.num_processes > 1:
         raise ConfigError("training in several processes is not supported in this version; start one process")
     if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision

@@ -19,6 +19,7 @@ def capture(trainer: AlternationTrainer) -> dict[str, Any]:
     return {
         "step": trainer.step,
         "dataset_names": list(dataset_names(trainer.model)),
+        "settings": _settings(trainer),
         "scheduled_steps": trainer.max_steps if trainer.scheduler else None,
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.scheduler.state_dict() if trainer.scheduler else None,
@@ -33,7 +34,7 @@ def check(trainer: AlternationTrainer, state: dict[str, Any]) -> None:
     """Check that a state belongs to the run that a trainer is set up for; nothing is changed.
 
     Raises:
-        CheckpointError: If the datasets or the length of the learning-rate schedule differ.
+        CheckpointError: If the datasets, what a step does, or the length of the schedule differ.
     """
     names = list(dataset_names(trainer.model))
     if state["dataset_names"] != names:
@@ -45,12 +46,29 @@ def check(trainer: AlternationTrainer, state: dict[str, Any]) -> None:
             f"the checkpoint was trained on {sorted(state['loaders'])}, the loaders are for "
             f"{sorted(trainer.loaders.streams)}"
         )
+    for name, value in _settings(trainer).items():
+        if state["settings"][name] != value:
+            raise CheckpointError(
+                f"the checkpoint has {name}={state['settings'][name]!r}, this run {name}={value!r}; "
+                "resume with the same settings, or start a new run from the weights"
+            )
     scheduled = trainer.max_steps if trainer.scheduler else None
     if state["scheduled_steps"] != scheduled:
         raise CheckpointError(
             f"the checkpoint's learning rate is scheduled over {state['scheduled_steps']} steps, this run's "
             f"over {scheduled}; resume with the same schedule, or start a new run from the weights"
         )
+
+
+def _settings(trainer: AlternationTrainer) -> dict[str, Any]:
+    """What a resumed run must share with the first for its steps to go on as they were."""
+    return {
+        "optimizer": type(trainer.optimizer).__name__,
+        "update": trainer.update,
+        "weights": trainer.loaders.weights,
+        "ratios": trainer.loaders.ratios,
+        "ema_decay": trainer.ema.decay if trainer.ema is not None else None,
+    }
 
 
 def restore(trainer: AlternationTrainer, state: dict[str, Any]) -> None:

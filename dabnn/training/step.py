@@ -17,9 +17,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from dabnn.data.batch import inputs_of
 from dabnn.errors import ConfigError, DataError
 from dabnn.selection import find_selection, use_dataset, use_segments
-from dabnn.training.batch import Draw, LossFunction, inputs_of
+from dabnn.training.batch import Draw, LossFunction
 from dabnn.training.fused import check_padding, concatenate, split_output
 
 BackwardMode = Literal["per_dataset", "joint", "fused"]

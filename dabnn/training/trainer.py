@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from accelerate.utils import send_to_device
@@ -149,6 +149,7 @@ class AlternationTrainer:
         self.checkpoint_every = checkpoint_every
         self.step = self.max_steps = 0
         self._saved_step: int | None = None
+        self._stopping = False
 
     def fit(
         self,
@@ -171,7 +172,7 @@ class AlternationTrainer:
             resume: Continue from the newest checkpoint in ``run_dir``, if there is one.
 
         Raises:
-            NonFiniteLossError: If a loss is NaN or infinite; the last checkpoint is kept.
+            NonFiniteLossError: If a loss or gradient is NaN or infinite; the last checkpoint is kept.
             SystemExit: With code 143 after SIGTERM, when the checkpoint is written.
             ConfigError: If not exactly one of ``max_steps`` and ``epochs`` is a positive number, the learning
                 rate was scheduled for another number, or ``run_dir`` holds another run's checkpoints.
@@ -179,6 +180,7 @@ class AlternationTrainer:
             CheckpointError: If a checkpoint cannot be written, or the newest cannot be resumed.
         """
         steps = self._resolve_steps(max_steps, epochs, epoch_length)
+        self._stopping = False
         latest = self._latest_checkpoint()
         if latest is not None and self.step == 0 and not resume:
             raise ConfigError(f"{latest} is of another run; pass resume=True, or take another run_dir")
@@ -191,7 +193,7 @@ class AlternationTrainer:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 endings.callback(callback.on_fit_end, self)
-            while self.step < self.max_steps and not stop.received:
+            while self.step < self.max_steps and not (stop.received or self._stopping):
                 losses = self.train_step(self.loaders.draw())
                 for callback in self.callbacks:
                     callback.on_step_end(self, losses)
@@ -202,13 +204,17 @@ class AlternationTrainer:
         if stop.received:
             raise SystemExit(SIGTERM_EXIT)
 
+    def stop(self) -> None:
+        """End the running `fit` after the current step, as a callback may want; a later `fit` goes on."""
+        self._stopping = True
+
     def train_step(self, draws: Sequence[Draw]) -> dict[str, float]:
         """Make one step with the given batches and return the mean unweighted loss of each dataset.
 
         The modes of the model are the caller's, and the learning rate is constant before the first `fit`.
 
         Raises:
-            NonFiniteLossError: If a loss is NaN or infinite.
+            NonFiniteLossError: If a loss or gradient is NaN or infinite.
             DataError: If a batch is malformed.
             FusedForwardError: If ``backward="fused"`` does not fit the model or the batches.
         """
@@ -234,7 +240,8 @@ class AlternationTrainer:
 
         Args:
             loaders: Evaluation loaders by dataset name; class names are read from ``loader.source`` or
-                ``loader.dataset`` if these have any, else the dataset's classes are numbered.
+                ``loader.dataset`` if these have any, else the outputs of the dataset's own classifier are
+                numbered.
 
         Returns:
             mIoU, IoU per class and pixel accuracy of each dataset.
@@ -279,12 +286,7 @@ class AlternationTrainer:
         values = [loss.item() for loss in losses]
         for draw, value in zip(draws, values, strict=True):
             if not math.isfinite(value):
-                self.optimizer.zero_grad(set_to_none=True)
-                raise NonFiniteLossError(
-                    f"the loss of dataset {draw.dataset!r} is {value} in step {self.step + 1}; no optimizer "
-                    f"step was made with it. Last checkpoint: {self._latest_checkpoint()}. Lower the "
-                    "learning rate, clip the gradient (clip_norm), or look at that dataset's batch"
-                )
+                self._refuse(f"the loss of dataset {draw.dataset!r} is {value}")
         return values
 
     def _update_weights(self) -> bool:
@@ -292,8 +294,12 @@ class AlternationTrainer:
         scaler = self.accelerator.scaler
         if scaler is not None:
             scaler.unscale_(self.optimizer)
+        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if scaler is None and not norm.isfinite():  # a finite loss does not vouch for its gradient
+            self._refuse(f"the gradient of {self._first_non_finite()} is not finite")
         if self.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
+            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
         if scaler is None:
             self.optimizer.step()
             return True
@@ -301,6 +307,18 @@ class AlternationTrainer:
         scaler.step(self.optimizer)
         scaler.update()
         return bool(scaler.get_scale() >= scale)
+
+    def _refuse(self, problem: str) -> NoReturn:
+        self.optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteLossError(
+            f"{problem} in step {self.step + 1}; no optimizer step was made with it. Last checkpoint: "
+            f"{self._latest_checkpoint()}. Lower the learning rate, clip the gradient (clip_norm), or look "
+            "at the batches of that step"
+        )
+
+    def _first_non_finite(self) -> str:
+        named = self.model.named_parameters()
+        return next((n for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "the model")
 
     def _schedule(self, steps: int) -> None:
         if self.scheduler is not None and steps != self.max_steps:
@@ -318,6 +336,11 @@ class AlternationTrainer:
         steps = max_steps if epochs is None else epochs * self.loaders.steps_per_epoch(epoch_length)
         if not isinstance(steps, int) or steps < 1:
             raise ConfigError(f"the number of steps must be a positive integer, got {steps!r}")
+        if steps < self.step:
+            raise ConfigError(
+                f"{steps} steps in total are fewer than the {self.step} already made; max_steps counts from "
+                "the start of the run"
+            )
         return steps
 
     @property

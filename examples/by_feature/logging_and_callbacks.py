@@ -20,9 +20,9 @@ class StopAtLoss(Callback):
         self.loss = loss
 
     def on_step_end(self, trainer, losses) -> None:
-        """Move the end of the training to this step."""
+        """End the training after this step."""
         if max(losses.values()) < self.loss:
-            trainer.max_steps = trainer.step
+            trainer.stop()
 
 
 # End of new code #

@@ -86,6 +86,28 @@ def test_index_outside_the_dataset(town: Path, index: int) -> None:
         FolderDataset(town, "train")[index]
 
 
+def test_any_ignore_index_of_the_files_becomes_255(town: Path) -> None:
+    (town / "classes.json").write_text(json.dumps(CLASSES | {"ignore_index": 200}))
+    for path in (town / "labels" / "val").iterdir():
+        ids = np.array(PILImage.open(path))
+        PILImage.fromarray(np.where(ids == 255, 200, ids).astype(np.uint8)).save(path)
+
+    dataset = FolderDataset(town, "val")
+
+    assert dataset.ignore_index == 255
+    assert sorted(dataset[0]["mask"].unique().tolist()) == [0, 1, 255]
+    with pytest.raises(DataError, match=r"label ids \[255\].*ignore index 200"):
+        FolderDataset(town, "train")[0]
+
+
+def test_image_of_more_than_eight_bits_is_refused_since_decoders_clip_it(town: Path) -> None:
+    deep = np.full((32, 48), 40000, dtype=np.uint16)
+    PILImage.fromarray(deep).save(town / "images" / "train" / "a.png")
+
+    with pytest.raises(DataError, match=r"a\.png has more than 8 bits"):
+        FolderDataset(town, "train")[0]
+
+
 def test_unknown_split_names_the_available_ones(town: Path) -> None:
     with pytest.raises(DataError, match=r"no split 'test': available are train, val"):
         FolderDataset(town, "test")

@@ -49,8 +49,17 @@ def test_plain_values_round_trip_and_keep_the_order_of_datasets():
         ({"training": {"lr": "fast"}}, r"training\.lr: .*number"),
         ({"training": {"backward": "twice"}}, r"training\.backward: .*'per_dataset'"),
         ({"datasets": {"a": {}}}, r"datasets\.a\.root: .*required"),
+        ({"datasets": {}}, r"datasets: .*at least 1 item"),
+        ({"name": "../elsewhere"}, "name: .*pattern"),
+        ({"name": ""}, "name: .*pattern"),
+        ({"data_dir": 5}, "data_dir: .*string"),
+        ({"training": {"lr": -1}}, r"training\.lr: .*greater than 0"),
+        ({"training": {"batch_size": 0}}, r"training\.batch_size: .*greater than or equal to 1"),
+        ({"training": {"steps": 5, "warmup": 5}}, r"training: .*warmup=5 must be less than steps=5"),
+        ({"images": {"scale": [2.0, 0.5]}}, r"images: .*scale must be \(low, high\)"),
+        ({"images": {"std": [0, 1, 1]}}, r"images\.std\.0: .*greater than 0"),
     ],
-    ids=["top", "section", "dataset", "type", "choice", "missing"],
+    ids=str,
 )
 def test_wrong_keys_and_values_are_named(change, message):
     with pytest.raises(ConfigError, match=message):

@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from dabnn.data import TOY_DATASETS, ToyStreets
+from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
-from dabnn.experiments.predict import predict_images, read_image
+from dabnn.experiments.predict import predict_images
 
 
 @pytest.fixture
@@ -70,7 +71,10 @@ def test_files_that_are_no_images_are_named(single_run: Path, photo: Path, tmp_p
     text = tmp_path / "text.png"
     text.write_text("no image")
 
-    for path in (truncated, text, tmp_path / "missing.png", tmp_path):
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((32, 32), 40000, dtype=np.uint16)).save(deep)
+
+    for path in (truncated, text, deep, tmp_path / "missing.png", tmp_path):
         with pytest.raises(DataError, match=str(path)):
             predict_images(single_run, [path], tmp_path / "out")
 

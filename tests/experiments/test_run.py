@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image as PILImage
+from safetensors import SafetensorError
 
 from dabnn.data import FolderDataset, ToyStreets
-from dabnn.errors import ConfigError
+from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
 from dabnn.experiments.config import parse_config, with_steps
 from dabnn.experiments.run import build_trainer, run_folder, run_method, write_table
@@ -107,3 +111,38 @@ def test_table_collects_all_runs_and_results_say_how_they_were_made(data_dir, tm
 def test_unknown_method_is_named_with_the_known_ones(tmp_path):
     with pytest.raises(ConfigError, match=r"'cdlc'.*'cdcl'"):
         run_method(CONFIG, "cdlc", 0, tmp_path)
+
+
+def test_images_of_different_sizes_are_evaluated(data_dir, tmp_path):
+    root = tmp_path / "data"
+    shutil.copytree(data_dir, root)
+    for kind in ("images", "labels"):
+        path = root / CITIES[0] / kind / "val" / "0000.png"
+        with PILImage.open(path) as picture:
+            picture.crop((0, 0, 50, 20)).save(path)
+    assert len(run_method(CONFIG, "cdcl", 0, tmp_path / "runs", data_dir=root)) == 2
+
+
+@pytest.mark.parametrize("file", ["result.json", "config.json"])
+def test_a_torn_file_does_not_block_an_experiment(file, data_dir, tmp_path):
+    expected = run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
+    path = run_folder(tmp_path, "cdcl", 0, []) / file
+    path.write_text(path.read_text()[:100])
+    assert run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir) == expected
+    assert len(write_table(tmp_path, tmp_path / "table.csv", CONFIG)) == 2
+
+
+def test_a_full_disk_leaves_no_half_result(data_dir, tmp_path, monkeypatch):
+    def full(model, path):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: No space left on device")
+
+    monkeypatch.setattr(run, "save_model", full)
+    with pytest.raises(CheckpointError, match=r"could not write .*model\.safetensors.*No space left"):
+        run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
+    folder = run_folder(tmp_path, "cdcl", 0, [])
+    assert not {"model.safetensors", ".model.safetensors.tmp", "result.json"} & {
+        p.name for p in folder.iterdir()
+    }
+    monkeypatch.undo()
+    assert len(run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)) == 2

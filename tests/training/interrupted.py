@@ -35,11 +35,11 @@ class Announce(Callback):
         time.sleep(0.002)
 
 
-def train(folder: Path, pipe: int) -> None:
+def train(folder: Path, pipe: int, workers: int) -> None:
     torch.manual_seed(0)
     trainer = AlternationTrainer(
         small_model(("a", "b"), (2, 2), dropout=0.2),
-        seeded_loaders(),
+        seeded_loaders(workers),
         ema_decay=0.9,
         callbacks=[CSVLogger(folder / "metrics.csv", every=1), Announce(pipe)],
         run_dir=folder,
@@ -48,15 +48,19 @@ def train(folder: Path, pipe: int) -> None:
     trainer.fit(max_steps=STEPS, resume=True)
 
 
-def attempt(folder: Path, interrupt: Callable[[int, int], None]) -> int:
-    """Train in a forked process until it ends or ``interrupt(pid, pipe)`` ends it; return its exit code."""
+def attempt(folder: Path, interrupt: Callable[[int, int], None], workers: int = 0) -> int:
+    """Train in a forked process until it ends or ``interrupt(pid, pipe)`` ends it; return its exit code.
+
+    The process leads a process group of its own.
+    """
     reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         code = 1
         try:
+            os.setpgid(0, 0)
             os.close(reader)
-            train(folder, writer)
+            train(folder, writer, workers)
             code = 0
         except SystemExit as stop:
             code = int(stop.code or 0)
@@ -89,6 +93,13 @@ def terminate(pid: int, pipe: int) -> None:
     let_it_run(pid, pipe)
 
 
+def terminate_group(pid: int, pipe: int) -> None:
+    for _ in range(4):
+        os.read(pipe, 1)
+    os.killpg(pid, signal.SIGTERM)
+    let_it_run(pid, pipe)
+
+
 def end_state(folder: Path) -> str:
     """Digest of the last checkpoint and the log, leaving out what the file formats add."""
     path = latest_checkpoint(folder / "checkpoints")
@@ -118,12 +129,13 @@ def main(root: Path) -> None:
     path = latest_checkpoint(root / "sigterm" / "checkpoints")
     report["stopped_at"] = path.name if path else None
     report["sigterm"] += [attempt(root / "sigterm", let_it_run)]
+    report["group"] = [attempt(root / "group", terminate_group, 2), attempt(root / "group", let_it_run)]
     rng = random.Random(0)
     codes = []
     while not codes or (codes[-1] != 0 and len(codes) < 20):
         codes.append(attempt(root / "killed", kill_at_random(rng) if len(codes) < 8 else let_it_run))
     report["killed"] = codes
-    report["end"] = {name: end_state(root / name) for name in ("clean", "sigterm", "killed")}
+    report["end"] = {name: end_state(root / name) for name in ("clean", "sigterm", "group", "killed")}
     print(json.dumps(report))
 
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dabnn.data.batch import inputs_of, target_of
 from dabnn.errors import ConfigError, DataError
 from dabnn.training import cross_entropy
-from dabnn.training.batch import inputs_of, target_of, to_channels_last
+from dabnn.training.batch import to_channels_last
 
 IMAGES = torch.randn(2, 3, 4, 4)
 MASKS = torch.randint(5, (2, 4, 4))
@@ -89,3 +90,8 @@ def test_channels_last_changes_images_only() -> None:
     points = (torch.randn(2, 3, 10), MASKS)
     assert to_channels_last(points) is points
     assert to_channels_last("no batch") == "no batch"
+
+
+def test_a_mask_that_was_scaled_like_an_image_is_refused() -> None:
+    with pytest.raises(DataError, match=r"torch\.float32, not class ids"):
+        cross_entropy(torch.zeros(1, 3, 4, 4), (torch.zeros(1, 3, 4, 4), torch.rand(1, 4, 4)))

@@ -246,12 +246,20 @@ def test_other_settings(tmp_path: Path) -> None:
     seeded_trainer(tmp_path).fit(max_steps=2)
     assert_refused(
         seeded_trainer(tmp_path, ema_decay=0.9),
-        r"holds no ema\.safetensors; resume with the settings of that run",
+        r"has ema_decay=None, this run ema_decay=0\.9",
     )
     assert_refused(seeded_trainer(tmp_path), "scheduled over 2 steps, this run's over 5", steps=5)
     model = small_model(("a", "b"), (2, 2))
     constant = seeded_trainer(tmp_path, model, optimizer=plain_sgd(model))
     assert_refused(constant, "scheduled over 2 steps, this run's over None")
+    assert_refused(
+        seeded_trainer(tmp_path, update="dataset"), "update='alternation', this run update='dataset'"
+    )
+    assert_refused(seeded_trainer(tmp_path, weights={"a": 0.5}), "this run weights=")
+    adam = torch.optim.AdamW(model.parameters())
+    assert_refused(
+        seeded_trainer(tmp_path, model, optimizer=adam), "optimizer='SGD', this run optimizer='AdamW'"
+    )
 
 
 def test_a_constant_rate_can_be_extended(tmp_path: Path) -> None:

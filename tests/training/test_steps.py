@@ -344,3 +344,22 @@ def test_nan_without_run_dir_says_that_there_is_no_checkpoint(tmp_path: Path) ->
     with pytest.raises(NonFiniteLossError, match="Last checkpoint: None"):
         trainer.fit(max_steps=1)
     assert latest_checkpoint(tmp_path) is None
+
+
+@MODES
+def test_a_gradient_that_is_not_finite_is_refused_before_it_reaches_the_weights(
+    backward: str, tmp_path: Path
+) -> None:
+    def loss(output: Tensor, batch: Any) -> Tensor:
+        poison = (output * 0).sum().sqrt() if trainer.step == 4 else 0  # 0, with a gradient of NaN
+        return cross_entropy(output, batch) + poison
+
+    model = small_model()
+    trainer = trainer_for(
+        model, backward=backward, loss={"a": cross_entropy, "b": loss, "c": cross_entropy}, run_dir=tmp_path
+    )
+    with pytest.raises(NonFiniteLossError, match=r"the gradient of \S+ is not finite in step 5"):
+        trainer.fit(max_steps=6)
+    assert trainer.step == 4
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert all(p.grad is None for p in model.parameters())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ import dabnn
 from dabnn.data import SeededLoader
 from dabnn.errors import ConfigError, DabnnError, DataError, NotDatasetAwareError, UnknownDatasetError
 from dabnn.evaluation import SegmentationMetric, evaluate_model
-from dabnn.training import AlternationTrainer, Callback, cross_entropy
+from dabnn.training import AlternationTrainer, Callback, cross_entropy, latest_checkpoint
 
 
 def test_it_is_in_the_public_namespace() -> None:
@@ -298,3 +299,52 @@ def test_nested_and_compiled_models_train() -> None:
     AlternationTrainer(model, batches()).fit(max_steps=1)
     compiled = torch.compile(small_model(), backend="eager")
     AlternationTrainer(compiled, batches()).fit(max_steps=1)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ((torch.rand(1, 3, 32, 32), torch.full((1, 32, 32), 7)), r"'b': the target has ids \[7\]"),
+        ((torch.rand(1, 3, 32, 32),), "'b': a batch is a pair"),
+        ({"image": torch.rand(1, 3, 32, 32)}, "'b': a batch needs the key 'mask'"),
+    ],
+    ids=["label", "short", "no mask"],
+)
+def test_evaluation_names_the_dataset_of_a_bad_batch(batch: Any, message: str) -> None:
+    trainer = AlternationTrainer(small_model(), batches())
+    with pytest.raises(DataError, match=message):
+        trainer.evaluate({"a": evaluation_loaders()["a"], "b": [batch]})
+
+
+def test_a_callback_can_stop_a_run_that_a_later_fit_finishes(tmp_path: Path) -> None:
+    class StopOnce(Callback):
+        def on_step_end(self, trainer: AlternationTrainer, losses: object) -> None:
+            if trainer.step == 2:
+                trainer.stop()
+
+    trainer = AlternationTrainer(
+        small_model(), batches(), callbacks=[StopOnce()], run_dir=tmp_path, checkpoint_every=9
+    )
+    trainer.fit(max_steps=5)
+    assert trainer.step == 2
+    assert latest_checkpoint(tmp_path / "checkpoints") == tmp_path / "checkpoints" / "step_00000002"
+    trainer.fit(max_steps=5)
+    assert trainer.step == 5
+
+
+def test_fewer_steps_than_were_made_are_an_error() -> None:
+    model = small_model()
+    trainer = AlternationTrainer(model, batches(), optimizer=plain_sgd(model))
+    trainer.fit(max_steps=3)
+    with pytest.raises(ConfigError, match="2 steps in total are fewer than the 3 already made"):
+        trainer.fit(max_steps=2)
+
+
+def test_gradient_accumulation_of_a_launcher_does_not_scale_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = []
+    for steps in ("1", "4"):
+        monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+        model = small_model()
+        AlternationTrainer(model, batches(), optimizer=plain_sgd(model)).fit(max_steps=1)
+        models.append(model)
+    assert_equal_state(models[0].state_dict(), models[1].state_dict())

@@ -17,6 +17,7 @@ from dabnn.data.toy.render import render
 from dabnn.data.toy.scene import Scene
 from dabnn.data.toy.sensor import expose
 from dabnn.data.toy.style import Category
+from dabnn.errors import DataError
 
 TOY_DATASETS: tuple[str, ...] = tuple(CITIES)
 """Names of the toy datasets."""
@@ -62,7 +63,7 @@ class ToyStreets(SegmentationDataset):
             seed: A seed >= 0; every seed gives other scenes of the same city.
 
         Raises:
-            ValueError: If an argument is not one of the allowed values.
+            DataError: If an argument is not one of the allowed values.
         """
         _check(name, split, size, length, seed)
         city = CITIES[name]
@@ -109,12 +110,12 @@ def _class_ids(name: str) -> npt.NDArray[np.uint8]:
 
 def _check(name: str, split: str, size: tuple[int, int], length: int | None, seed: int) -> None:
     if name not in TOY_DATASETS:
-        raise ValueError(f"unknown toy dataset {name!r}; choose one of {', '.join(TOY_DATASETS)}")
+        raise DataError(f"unknown toy dataset {name!r}; choose one of {', '.join(TOY_DATASETS)}")
     if split not in SPLITS:
-        raise ValueError(f"toy dataset {name!r} has no split {split!r}; choose one of {', '.join(SPLITS)}")
+        raise DataError(f"toy dataset {name!r} has no split {split!r}; choose one of {', '.join(SPLITS)}")
     if not isinstance(size, Sequence) or len(size) != 2 or any(side % 1 or side < SMALLEST for side in size):
-        raise ValueError(f"size must be (height, width) in whole pixels, each >= {SMALLEST}, got {size!r}")
+        raise DataError(f"size must be (height, width) in whole pixels, each >= {SMALLEST}, got {size!r}")
     if length is not None and length < 1:
-        raise ValueError(f"length must be at least 1, or None for the city's own, got {length}")
+        raise DataError(f"length must be at least 1, or None for the city's own, got {length}")
     if seed < 0:
-        raise ValueError(f"seed must be >= 0, got {seed}")
+        raise DataError(f"seed must be >= 0, got {seed}")

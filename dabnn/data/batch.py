@@ -1,0 +1,44 @@
+"""What a batch is: a pair of inputs and target, or a mapping with "image" and "mask"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dabnn.errors import DataError
+
+Batch = Mapping[str, Any] | Sequence[Any]
+
+
+def inputs_of(batch: Batch) -> Any:
+    """Return what goes into the model: the first of a pair, or ``batch["image"]``.
+
+    Raises:
+        DataError: If the batch is neither a pair nor a mapping with "image".
+    """
+    return _member(batch, 0, "image")
+
+
+def target_of(batch: Batch) -> Any:
+    """Return the target: the second of a pair, or ``batch["mask"]``.
+
+    Raises:
+        DataError: If the batch is neither a pair nor a mapping with "mask".
+    """
+    return _member(batch, 1, "mask")
+
+
+def _member(batch: Batch, position: int, key: str) -> Any:
+    if isinstance(batch, Mapping):
+        if key in batch:
+            return batch[key]
+        raise DataError(f"a batch needs the key {key!r}, it has {sorted(batch)}")
+    if isinstance(batch, Sequence) and len(batch) == 2:
+        return batch[position]
+    raise DataError(
+        f"a batch is a pair (inputs, target) or a mapping with 'image' and 'mask', got a {_describe(batch)}"
+    )
+
+
+def _describe(batch: Any) -> str:
+    return f"{type(batch).__name__} of {len(batch)}" if isinstance(batch, Sequence) else type(batch).__name__

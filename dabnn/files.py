@@ -1,0 +1,35 @@
+"""Write files so that each is complete or not there at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from dabnn.errors import CheckpointError
+
+
+@contextmanager
+def written_atomically(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``; what was written there becomes ``path`` when the block ends.
+
+    An exception or a killed process leaves the old file, if there was one.
+
+    Raises:
+        CheckpointError: If the file cannot be written, for example because the disk is full.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"could not write {path}: {error}; an older file of that name is untouched"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
