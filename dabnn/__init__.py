@@ -8,9 +8,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dabnn.adapter_files import load_dataset, save_dataset
+from dabnn.adapters import add_dataset, remove_dataset
 from dabnn.convert import convert_to_dataset_aware
 from dabnn.extract import branch_parameters, extract_dataset, shared_parameters
+from dabnn.fold import fold_batch_norm
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
+from dabnn.mixed import forward_mixed
 from dabnn.plan import ConversionReport, plan_conversion
 from dabnn.selection import (
     DatasetSelection,
@@ -22,6 +26,7 @@ from dabnn.selection import (
 from dabnn.state_dict import load_state_dict
 
 if TYPE_CHECKING:
+    from dabnn.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.training import AlternationTrainer
 
 __version__ = "0.1.0"
@@ -36,19 +41,31 @@ __all__ = [
     "DatasetSwitch",
     "__version__",
     "active_dataset",
+    "add_dataset",
     "branch_parameters",
     "convert_to_dataset_aware",
     "dataset_names",
     "extract_dataset",
+    "fold_batch_norm",
+    "forward_mixed",
+    "load_dataset",
     "load_state_dict",
     "plan_conversion",
+    "recalibrate_batch_norm",
+    "remove_dataset",
+    "save_dataset",
     "set_dataset",
     "shared_parameters",
+    "sync_batch_norm_buffers",
     "use_dataset",
 ]
 
 # Loaded on first use: importing dabnn imports torch only.
-_LAZY = {"AlternationTrainer": "dabnn.training"}
+_LAZY = {
+    "AlternationTrainer": "dabnn.training",
+    "recalibrate_batch_norm": "dabnn.calibrate",
+    "sync_batch_norm_buffers": "dabnn.calibrate",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -10,9 +10,9 @@ from torch import nn
 
 from dabnn.errors import ClassifierNotFoundError, ConversionError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead, DatasetSwitch
-from dabnn.layers.batch_norm import copy_without_hooks, move_hooks
+from dabnn.layers.batch_norm import Share, copy_without_hooks, move_hooks
 from dabnn.libraries import block_plain_saving, width_attribute
-from dabnn.plan import ConversionReport, HeadFactory, plan_conversion
+from dabnn.plan import BATCH_NORMS, ConversionReport, HeadFactory, plan_conversion
 from dabnn.selection import SELECTION_ATTRIBUTE, DatasetSelection
 
 logger = logging.getLogger(__name__)
@@ -27,6 +27,9 @@ def convert_to_dataset_aware(
     classifier: str | Sequence[str] | None = None,
     head_factory: HeadFactory | None = None,
     skip: str | Sequence[str] = (),
+    norm_types: Sequence[type[nn.Module]] = BATCH_NORMS,
+    share_affine: bool = False,
+    share_statistics: bool = False,
 ) -> nn.Module:
     """Give every batch norm, and optionally every classifier, one branch per dataset.
 
@@ -49,6 +52,10 @@ def convert_to_dataset_aware(
             dtype of ``old``. It takes over the train/eval mode of ``old``.
         skip: Paths of norms that stay shared; shell patterns such as ``encoder.*`` work. Each must
             match at least one norm.
+        norm_types: Classes of the norms to convert, subclasses included, such as
+            ``[torch.nn.LayerNorm]`` for a transformer; default every batch norm.
+        share_affine: All datasets share gamma and beta; only their statistics are private.
+        share_statistics: All datasets share the running statistics; only gamma and beta are private.
 
     Returns:
         The dataset-aware model.
@@ -76,9 +83,13 @@ def convert_to_dataset_aware(
         classifier=classifier,
         head_factory=head_factory,
         skip=skip,
+        norm_types=norm_types,
     )
+    if share_affine and share_statistics:
+        raise ValueError("share_affine and share_statistics together leave the norms nothing of their own")
+    share: Share | None = "affine" if share_affine else "statistics" if share_statistics else None
     selection = DatasetSelection(report.dataset_names)
-    switches = _build_switches(model, report, selection, head_factory or resize_classifier)
+    switches = _build_switches(model, report, selection, head_factory or resize_classifier, share)
     root = _install(model, switches)
     vars(root)[SELECTION_ATTRIBUTE] = selection
     for module in root.modules():
@@ -106,7 +117,11 @@ def resize_classifier(old: nn.Module, num_classes: int) -> nn.Module:
 
 
 def _build_switches(
-    model: nn.Module, report: ConversionReport, selection: DatasetSelection, head_factory: HeadFactory
+    model: nn.Module,
+    report: ConversionReport,
+    selection: DatasetSelection,
+    head_factory: HeadFactory,
+    share: Share | None,
 ) -> dict[int, tuple[nn.Module, DatasetSwitch]]:
     """Build every switch beside the model, which is not changed yet; keys are ids of the originals."""
     switches: dict[int, tuple[nn.Module, DatasetSwitch]] = {}
@@ -114,7 +129,7 @@ def _build_switches(
     for site in report.norms:
         norm = model.get_submodule(site.path)
         try:
-            switches[id(norm)] = norm, DatasetAwareBatchNorm.from_norm(norm, selection, memos)
+            switches[id(norm)] = norm, DatasetAwareBatchNorm.from_norm(norm, selection, memos, share)
         except Exception as error:
             raise ConversionError(f"{site.path} ({site.module}) cannot be copied: {error}") from error
     for site in report.classifiers:

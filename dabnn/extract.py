@@ -60,7 +60,7 @@ def shared_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
         NotDatasetAwareError: If the model was not converted.
     """
     find_selection(model)
-    private = {id(p) for switch in _switches(model) for p in switch.parameters()}
+    private = {id(t) for switch in _switches(model) for b in switch.branches for t in switch.private(b)}
     return (p for p in model.parameters() if id(p) not in private)
 
 
@@ -72,7 +72,8 @@ def branch_parameters(model: nn.Module, dataset: Dataset) -> Iterator[nn.Paramet
         NotDatasetAwareError: If the model was not converted.
     """
     index = find_selection(model).index(dataset)
-    return nn.ModuleList(switch.branches[index] for switch in _switches(model)).parameters()
+    private = (t for switch in _switches(model) for t in switch.private(switch.branches[index]))
+    return iter({id(t): t for t in private if isinstance(t, nn.Parameter)}.values())
 
 
 def _switches(model: nn.Module) -> Iterator[DatasetSwitch]:

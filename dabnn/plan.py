@@ -18,7 +18,10 @@ from dabnn.selection import DatasetSelection
 
 HeadFactory = Callable[[nn.Module, int], nn.Module]
 
+BATCH_NORMS: tuple[type[nn.Module], ...] = (_BatchNorm,)
+
 EXCLUDED = "excluded by skip="
+NOT_CHOSEN = "not among norm_types"
 NOT_BATCH_NORM = "running statistics, but not a batch norm"
 
 
@@ -80,6 +83,7 @@ def plan_conversion(
     classifier: str | Sequence[str] | None = None,
     head_factory: HeadFactory | None = None,
     skip: str | Sequence[str] = (),
+    norm_types: Sequence[type[nn.Module]] = BATCH_NORMS,
 ) -> ConversionReport:
     """Report what `dabnn.convert_to_dataset_aware` would do with the same arguments; touch nothing.
 
@@ -98,7 +102,8 @@ def plan_conversion(
     names = resolve_names(n_datasets, dataset_names)
     classes = _check_num_classes(num_classes, len(names), classifier, head_factory)
     classifiers = _classifier_sites(model, classifier, classes, head_factory) if classes else ()
-    norms, skipped = _norm_sites(model, [skip] if isinstance(skip, str) else list(skip), classifiers)
+    patterns, types = [skip] if isinstance(skip, str) else list(skip), tuple(norm_types)
+    norms, skipped = _norm_sites(model, patterns, types, classifiers)
     shared_on_purpose = bool(classifiers) and any(site.reason == EXCLUDED for site in skipped)
     if not norms and not shared_on_purpose:
         raise NoBatchNormFoundError(_nothing_found(model, skipped))
@@ -173,19 +178,17 @@ def _classifier_sites(
 
 
 def _norm_sites(
-    model: nn.Module, skip: list[str], classifiers: tuple[Site, ...]
+    model: nn.Module, skip: list[str], types: tuple[type[nn.Module], ...], classifiers: tuple[Site, ...]
 ) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
     paths: dict[int, list[str]] = {}
     modules: dict[int, nn.Module] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _BatchNorm) or _has_statistics(module):
+        if isinstance(module, types) or _has_statistics(module):
             paths.setdefault(id(module), []).append(path)
             modules[id(module)] = module
     _check_skip(skip, [path for found in paths.values() for path in found])
     heads = [site.path for site in classifiers]
-    norm_paths = [
-        path for key, module in modules.items() if isinstance(module, _BatchNorm) for path in paths[key]
-    ]
+    norm_paths = [path for key, module in modules.items() if isinstance(module, types) for path in paths[key]]
     norms: list[Site] = []
     skipped: list[Site] = []
     for key, module in modules.items():
@@ -199,7 +202,7 @@ def _norm_sites(
                 "branches and outside of it as well; give each place a norm of its own"
             )
         excluded = any(_matches(path, skip) for path in paths[key])
-        reason = EXCLUDED if excluded else _reason_to_skip(model, first, module)
+        reason = EXCLUDED if excluded else _reason_to_skip(model, first, module, types)
         site = Site(first, type(module).__name__, tuple(aliases), reason)
         (skipped if reason else norms).append(site)
     if norms:  # else the error will name all that is skipped
@@ -227,13 +230,16 @@ def _matches(path: str, patterns: list[str]) -> bool:
     return any(fnmatch.fnmatchcase(path, pattern) for pattern in patterns)
 
 
-def _reason_to_skip(model: nn.Module, path: str, module: nn.Module) -> str:
-    if not isinstance(module, _BatchNorm):
-        frozen = type(module).__name__.startswith("Frozen")
-        return "frozen statistics" if frozen else NOT_BATCH_NORM
+def _reason_to_skip(
+    model: nn.Module, path: str, module: nn.Module, types: tuple[type[nn.Module], ...]
+) -> str:
+    if not isinstance(module, types):
+        if type(module).__name__.startswith("Frozen"):
+            return "frozen statistics"
+        return NOT_CHOSEN if isinstance(module, _BatchNorm) else NOT_BATCH_NORM
     if any(parent.startswith("torch.ao.nn.intrinsic") for parent in _parent_modules(model, path)):
         return "part of a fused quantisation module"
-    if not module.affine and not module.track_running_stats:
+    if not any(True for _ in (*module.parameters(), *module.buffers())):
         return "holds neither statistics nor parameters"
     return ""
 
@@ -265,5 +271,5 @@ def _nothing_found(model: nn.Module, skipped: Sequence[Site]) -> str:
     seen = ", ".join(f"{count} {kind}" for kind, count in others.items()) or "no norm at all"
     return (
         f"{type(model).__name__} holds no batch normalisation (it has {seen}), so there are no statistics to "
-        "keep per dataset; choose a backbone with batch norm"
+        "keep per dataset; choose a backbone with batch norm, or name other norms with norm_types="
     )

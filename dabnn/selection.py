@@ -61,6 +61,22 @@ class DatasetSelection:
         active = None if self.active is None else self.names[self.active]
         return f"DatasetSelection(names={list(self.names)}, active={active!r})"
 
+    def add(self, name: str) -> None:
+        """Append a dataset. A single one was active on its own; among several, none is until it is chosen."""
+        alone = len(self) == 1
+        self.names = DatasetSelection([*self.names, name]).names
+        if alone:
+            self.active = None
+        self._recompilation_warned = False
+
+    def remove(self, index: int) -> None:
+        """Take a dataset out; later ones move up, and the active dataset stays the same or becomes none."""
+        active = None if self.active in (None, index) else self.names[self.active]
+        self.names = tuple(name for i, name in enumerate(self.names) if i != index)
+        self.active = self.names.index(active) if active is not None else None
+        if len(self) == 1:
+            self.active = 0
+
     def index(self, dataset: Dataset) -> int:
         """Return the branch index of a dataset given by name or (non-negative) index.
 

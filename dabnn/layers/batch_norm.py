@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 from collections import OrderedDict
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
-from torch import nn
+from torch import Tensor, nn
 
 from dabnn.layers.switch import DatasetSwitch
 from dabnn.selection import DatasetSelection
+
+Share = Literal["affine", "statistics"]
 
 HOOKS = (
     "_forward_hooks",
@@ -33,10 +35,15 @@ class DatasetAwareBatchNorm(DatasetSwitch):
     """
 
     branch_list: ClassVar[str] = "bns"
+    share: Share | None = None
 
     @classmethod
     def from_norm(
-        cls, norm: nn.Module, selection: DatasetSelection, memos: Sequence[dict[int, Any]] | None = None
+        cls,
+        norm: nn.Module,
+        selection: DatasetSelection,
+        memos: Sequence[dict[int, Any]] | None = None,
+        share: Share | None = None,
     ) -> Self:
         """Build branches that all start as ``norm``: the first one is ``norm`` itself.
 
@@ -47,10 +54,31 @@ class DatasetAwareBatchNorm(DatasetSwitch):
             selection: The selection of the model.
             memos: One memo of `copy.deepcopy` for each dataset but the first, which is filled here. Give
                 the same ones for all norms of a model: what norms share, each branch of theirs shares.
+            share: What all branches have in common: "affine" (parameters) or "statistics" (buffers).
         """
         if memos is None:
             memos = [{} for _ in range(len(selection) - 1)]
-        return cls([norm, *(copy_without_hooks(norm, memo) for memo in memos)], selection)
+        common = {id(tensor): tensor for tensor in _common(norm, share)}
+        for memo in memos:
+            memo.update(common)
+        switch = cls([norm, *(copy_without_hooks(norm, memo) for memo in memos)], selection)
+        if share is not None:
+            switch.share = share
+        return switch
+
+    def shared_tensors(self) -> list[Tensor]:
+        """Return what ``share`` names, of all branches together."""
+        return _common(self.branches[0], self.share)
+
+
+def _common(norm: nn.Module, share: Share | None) -> list[Tensor]:
+    if share is None:
+        return []
+    if share == "affine":
+        return list(norm.parameters())
+    # The count of batches says something of the shared statistics only where it sets their momentum.
+    counts = getattr(norm, "momentum", 0.1) is None
+    return [b for name, b in norm.named_buffers() if counts or not name.endswith("num_batches_tracked")]
 
 
 def copy_without_hooks(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:

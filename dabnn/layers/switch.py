@@ -57,6 +57,15 @@ class DatasetSwitch(nn.Module):
         """The branches, in dataset order."""
         return self._modules[self.branch_list]  # type: ignore[return-value]
 
+    def shared_tensors(self) -> list[Tensor]:
+        """Return the parameters and buffers that all branches have in common; none, as a rule."""
+        return []
+
+    def private(self, branch: nn.Module) -> list[Tensor]:
+        """Return the parameters and buffers of one of the branches that no other branch has."""
+        shared = {id(tensor) for tensor in self.shared_tensors()}
+        return [t for t in (*branch.parameters(), *branch.buffers()) if id(t) not in shared]
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run hooks and forward; in torch.fx graphs a leaf, so that these follow the selection too."""
         for value in (*args, *kwargs.values()):

@@ -12,10 +12,6 @@ SEEDS = (0, 1, 2)
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(
-    strict=True,
-    reason="not reached: -0.1 +- 0.4 points over three seeds, see benchmarks/results/demo.csv",
-)
 def test_cdcl_beats_single_dataset_networks_on_the_mean_over_three_seeds(tmp_path: Path) -> None:
     comparison = Comparison(run_demo(tmp_path, seeds=SEEDS).rows)
 
