@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class FolderDataset(SegmentationDataset):
 
     Args:
         root: Folder with the layout above.
-        split: Name of a sub-folder of ``images`` and ``labels``, such as "train".
+        split: Name of a sub-folder of ``images`` and ``labels``, such as "train", or a part of it in the
+            order of the stems: "train[:80%]", "train[80%:]", "train[10%:20%]".
         name: Dataset name for `dabnn.use_dataset`; the name of ``root`` if left out.
 
     Raises:
@@ -45,7 +47,9 @@ class FolderDataset(SegmentationDataset):
         self.split = split
         self.name = name if name is not None else self.root.resolve().name
         self.classes, self.palette, self._stored_ignore = _read_classes(self.root / "classes.json")
-        self.pairs = _find_pairs(self.root, split)
+        folder, low, high = _parse_split(split)
+        pairs = _find_pairs(self.root, folder)
+        self.pairs = pairs[len(pairs) * low // 100 : len(pairs) * high // 100]
 
     def __len__(self) -> int:
         """Return the number of image and label pairs of the split."""
@@ -87,6 +91,15 @@ class FolderDataset(SegmentationDataset):
         if self._stored_ignore != self.ignore_index:
             mask[mask == self._stored_ignore] = self.ignore_index
         return mask
+
+
+def _parse_split(split: str) -> tuple[str, int, int]:
+    """Return the sub-folder and the range of a split, in percent of its samples."""
+    match = re.fullmatch(r"([^\[]+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", split)
+    low, high = (int(match[2] or 0), int(match[3] or 100)) if match else (0, 0)
+    if match is None or not low < high <= 100:
+        raise DataError(f"split {split!r} must be a sub-folder or a part of one, such as 'train[:80%]'")
+    return match[1], low, high
 
 
 def _size(image: torch.Tensor) -> str:

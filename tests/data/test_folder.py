@@ -108,6 +108,19 @@ def test_image_of_more_than_eight_bits_is_refused_since_decoders_clip_it(town: P
         FolderDataset(town, "train")[0]
 
 
+def test_a_part_of_a_split_is_cut_in_the_order_of_names(town: Path) -> None:
+    def stems(split: str) -> list[str]:
+        return [image.stem for image, _ in FolderDataset(town, split).pairs]
+
+    assert stems("train[:67%]") == ["a", "b"]
+    assert stems("train[67%:]") == ["c"]
+    assert stems("train[34%:67%]") == ["b"]
+    assert stems("train[:]") == stems("train")
+    for split in ("train[80%:20%]", "train[:120%]", "train[:2]", "train[", ""):
+        with pytest.raises(DataError, match="must be a sub-folder or a part of one"):
+            FolderDataset(town, split)
+
+
 def test_unknown_split_names_the_available_ones(town: Path) -> None:
     with pytest.raises(DataError, match=r"no split 'test': available are train, val"):
         FolderDataset(town, "test")
