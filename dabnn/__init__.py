@@ -27,6 +27,7 @@ from dabnn.state_dict import load_state_dict
 
 if TYPE_CHECKING:
     from dabnn.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
+    from dabnn.guess import DatasetGuess, guess_dataset, guess_thresholds
     from dabnn.training import AlternationTrainer
 
 __version__ = "0.1.0"
@@ -37,6 +38,7 @@ __all__ = [
     "DatasetAwareBatchNorm",
     "DatasetAwareBlock",
     "DatasetAwareHead",
+    "DatasetGuess",
     "DatasetSelection",
     "DatasetSwitch",
     "__version__",
@@ -48,6 +50,8 @@ __all__ = [
     "extract_dataset",
     "fold_batch_norm",
     "forward_mixed",
+    "guess_dataset",
+    "guess_thresholds",
     "load_dataset",
     "load_state_dict",
     "plan_conversion",
@@ -63,6 +67,9 @@ __all__ = [
 # Loaded on first use: importing dabnn imports torch only.
 _LAZY = {
     "AlternationTrainer": "dabnn.training",
+    "DatasetGuess": "dabnn.guess",
+    "guess_dataset": "dabnn.guess",
+    "guess_thresholds": "dabnn.guess",
     "recalibrate_batch_norm": "dabnn.calibrate",
     "sync_batch_norm_buffers": "dabnn.calibrate",
 }
