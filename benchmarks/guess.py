@@ -1,8 +1,8 @@
 """Measure how often the dataset of images is guessed right, with 1, 4 and 16 images a query.
 
-A finished CDCL run is asked about its evaluation splits; a query is a group of neighbouring images. Thresholds
-keep 95 % of the last fifth of each training split. The number of norms looked at is set on that part too: the
-table has a line per split, number of norms, query size and dataset.
+A finished CDCL run is asked about its evaluation splits; a query is a group of neighbouring images.
+Thresholds keep 95 % of the last fifth of each training split, which the network was trained on. The table has
+a line per split, number of norms, query size and dataset.
 
 Run: python benchmarks/guess.py runs/three_cities_sgd/cdcl-seed0 --name guess
 """
@@ -27,6 +27,8 @@ from dabnn.experiments.saved import load_run
 from dabnn.guess import DatasetGuess
 
 RESULTS = Path(__file__).parent / "results"
+Rows = list[tuple[object, ...]]
+
 LAYERS, QUERY_SIZES, KEEP = (1, 4, 16), (1, 4, 16), 0.95
 
 
@@ -37,13 +39,12 @@ def main(
 ) -> None:
     saved = load_run(run)
     root = data_directory(saved.config, data)
-    rows: list[tuple[object, ...]] = []
+    rows: Rows = []
     for layers in LAYERS:
-        held_out, evaluation = (
-            scores(saved.model, saved.config, root, layers, held_out=h) for h in (True, False)
-        )
-        limits = [column[:, i].quantile(KEEP) for i, column in enumerate(held_out.values())]
-        for split, found in (("held out of train", held_out), ("evaluation", evaluation)):
+        train = scores(saved.model, saved.config, root, layers, evaluation=False)
+        evaluation = scores(saved.model, saved.config, root, layers, evaluation=True)
+        limits = [column[:, i].quantile(KEEP) for i, column in enumerate(train.values())]
+        for split, found in (("train", train), ("evaluation", evaluation)):
             rows += [
                 (split, layers, size, *answer)
                 for size in QUERY_SIZES
@@ -58,11 +59,13 @@ def main(
     (RESULTS / f"{name}.json").write_text(json.dumps(environment(), indent=1) + "\n")
 
 
-def scores(model: nn.Module, config: Config, root: Path, layers: int, *, held_out: bool) -> dict[str, Tensor]:
+def scores(
+    model: nn.Module, config: Config, root: Path, layers: int, *, evaluation: bool
+) -> dict[str, Tensor]:
     """Return the misfits (images, datasets) of every dataset's images, in file order."""
     found = {}
     for name, entry in config.datasets.items():
-        split = f"{entry.train}[80%:]" if held_out else entry.evaluate
+        split = entry.evaluate if evaluation else f"{entry.train}[80%:]"
         asked = replace(config, datasets={name: replace(entry, evaluate=split)})
         loader = build_eval_loader(asked, build_dataset(asked, name, train=False, data_dir=root))
         guesses = [dabnn.guess_dataset(model, batch["image"], layers=layers).scores for batch in loader]
@@ -70,10 +73,10 @@ def scores(model: nn.Module, config: Config, root: Path, layers: int, *, held_ou
     return found
 
 
-def answers(found: dict[str, Tensor], limits: Tensor, size: int) -> list[tuple[object, ...]]:
-    """Return a line per dataset: how many queries, and the shares that are right, not wrong, and unanswered."""
+def answers(found: dict[str, Tensor], limits: Tensor, size: int) -> Rows:
+    """Return a line per dataset: the number of queries; the shares right, not wrong and unanswered."""
     names = tuple(found)
-    lines: list[tuple[object, ...]] = []
+    lines: Rows = []
     for name, rows in found.items():
         queries = rows[: len(rows) // size * size].split(size)
         free = [DatasetGuess(names, query, torch.full_like(limits, torch.inf)).together for query in queries]
