@@ -1,4 +1,4 @@
-"""The command line: ``dabnn demo | train | evaluate | predict | list``."""
+"""The command line: ``dabnn demo | train | evaluate | predict | export | list``."""
 
 from __future__ import annotations
 
@@ -110,6 +110,28 @@ def predict(
     with _readable_errors():
         for path in predict_images(run, images, out, dataset):
             console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
+    file: Annotated[Path, typer.Argument(help="The file to write: .onnx, or .pt2 for an ExportedProgram.")],
+    dataset: Annotated[str, typer.Option(help="Whose network to export.")],
+    height: Annotated[int, typer.Option(min=32, help="Height of the images.")] = 512,
+    width: Annotated[int, typer.Option(min=32, help="Width of the images.")] = 1024,
+    fold: Annotated[bool, typer.Option(help="Fold batch norms into convolutions.")] = True,
+) -> None:
+    """Write the network of one dataset for serving, and check the file against the original."""
+    from dabnn.experiments.export import export_run
+
+    with _readable_errors():
+        error = export_run(run, file, dataset, (height, width), fold=fold)
+        console.print(
+            f"{file}: differs by {error:.1e} of the largest logit",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 @app.command(name="list")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 import yaml
 from PIL import Image
 from typer.testing import CliRunner
@@ -125,3 +126,19 @@ def test_an_output_folder_that_is_a_file_is_named(project, tmp_path):
     result = run("train", project / "tiny.yaml", "--out", tmp_path / "runs")
     assert result.exit_code == 1
     assert result.output.splitlines()[-1].startswith("error:")
+
+
+def test_export_writes_a_file_that_computes_the_same(project, tmp_path):
+    folder = project / "runs" / "tiny" / "cdcl-seed0"
+    options = ("--dataset", "sunvale", "--height", 32, "--width", 64)
+    result = run("export", folder, tmp_path / "net.pt2", *options)
+    assert result.exit_code == 0, result.output
+    network = torch.export.load(tmp_path / "net.pt2").module()
+    assert network(torch.randn(3, 3, 32, 64)).shape == (3, len(ToyStreets("sunvale").classes), 32, 64)
+    for file, dataset, message in (
+        ("net.tflite", "sunvale", "must end in"),
+        ("net.pt2", "x", "no dataset 'x'"),
+    ):
+        result = run("export", folder, tmp_path / file, "--dataset", dataset)
+        assert result.exit_code == 1
+        assert message in result.output
