@@ -52,7 +52,7 @@ def test_a_folded_network_exports(tmp_path) -> None:
 
 def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(export, "_run_pt2", lambda path, example: example.new_zeros(4, 5, 8, 8))
-    with pytest.raises(DabnnError, match="differs by 1.0e[+]00 of the largest output"):
+    with pytest.raises(DabnnError, match=r"differs by 1\.0e[+]00 of the largest output"):
         export_model(dabnn.extract_dataset(aware(), 0), tmp_path / "net.pt2", image_batch(), format="pt2")
     assert list(tmp_path.iterdir()) == []
 
