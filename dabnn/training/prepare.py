@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -77,16 +77,17 @@ def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
 
 
 def losses_by_dataset(
-    loss: LossFunction | Mapping[str, LossFunction], loaders: Mapping[str, Any]
+    loss: LossFunction | Mapping[str, LossFunction], names: Iterable[str]
 ) -> dict[str, LossFunction]:
     """Return one loss function per dataset.
 
     Raises:
         ConfigError: If a dataset has none, or one is given for a dataset without a loader.
     """
-    losses = dict(loss) if isinstance(loss, Mapping) else dict.fromkeys(loaders, loss)
-    if set(losses) != set(loaders):
-        raise ConfigError(f"losses are given for {sorted(losses)}, loaders for {sorted(loaders)}")
+    names = list(names)
+    losses = dict(loss) if isinstance(loss, Mapping) else dict.fromkeys(names, loss)
+    if set(losses) != set(names):
+        raise ConfigError(f"losses are given for {sorted(losses)}, loaders for {sorted(names)}")
     return losses
 
 

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from dabnn.evaluation import SegmentationResult
+from dabnn.selection import dataset_names
 from dabnn.training import state
 from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
 from dabnn.training.callbacks import Callback, ProgressBar
@@ -25,6 +26,7 @@ from dabnn.training.ema import ModelAverage
 from dabnn.training.evaluate import evaluate_datasets
 from dabnn.training.fused import check_fused
 from dabnn.training.loaders import AlternatingLoaders, EpochLength
+from dabnn.training.mixed import MixedLoader
 from dabnn.training.prepare import (
     check_loaders,
     check_optimizer,
@@ -64,7 +66,7 @@ class AlternationTrainer:
     def __init__(
         self,
         model: nn.Module,
-        loaders: Mapping[str, Iterable[Any]],
+        loaders: Mapping[str, Iterable[Any]] | Iterable[Any],
         *,
         optimizer: Optimizer | None = None,
         loss: LossFunction | Mapping[str, LossFunction] = cross_entropy,
@@ -87,7 +89,8 @@ class AlternationTrainer:
         Args:
             model: A converted model. It is moved to the accelerator's device.
             loaders: One iterable of batches per dataset, by name; a batch is ``(inputs, target)`` or a
-                mapping with "image" and "mask".
+                mapping with "image" and "mask". Or one iterable of mixed batches, see
+                `dabnn.training.MixedLoader`.
             optimizer: Over all trainable parameters; default the paper's SGD with learning rate 0.01.
             loss: ``loss(output, batch)`` -> scalar tensor, one for all datasets or one each.
             scheduler: ``scheduler(optimizer, max_steps)``, stepped once per step; default the paper's
@@ -124,9 +127,13 @@ class AlternationTrainer:
             checkpoint_every=checkpoint_every,
             activation_checkpointing=activation_checkpointing,
         )
-        check_loaders(model, loaders)
-        losses = losses_by_dataset(loss, loaders)
-        self.loaders = AlternatingLoaders(loaders, weights, ratios)
+        if isinstance(loaders, Mapping):
+            check_loaders(model, loaders)
+            losses = losses_by_dataset(loss, loaders)
+            self.loaders = AlternatingLoaders(loaders, weights, ratios)
+        else:
+            losses = losses_by_dataset(loss, dataset_names(model))
+            self.loaders = MixedLoader(loaders, dataset_names(model), weights, ratios)
         if optimizer is None:
             optimizer, scheduler = sgd(model), scheduler or poly
         check_optimizer(model, optimizer)
