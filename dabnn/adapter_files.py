@@ -16,7 +16,7 @@ import dabnn
 from dabnn.adapters import add_dataset, named_switches
 from dabnn.convertible import check_classifier
 from dabnn.errors import CheckpointError
-from dabnn.files import written_atomically
+from dabnn.files import checksum, written_atomically
 from dabnn.layers import DatasetAwareHead
 from dabnn.selection import Dataset, find_selection, unwrap
 
@@ -47,13 +47,13 @@ def save_dataset(model: nn.Module, dataset: Dataset, path: str | Path) -> None:
         raise CheckpointError(f"cannot make the folder {path}: {error}") from error
     with written_atomically(path / WEIGHTS) as file:
         save_file(tensors, file)
-        checksum = _checksum(file)
+        digest = checksum(file)
     header = {
         "format": FORMAT,
         "dabnn": dabnn.__version__,
         "dataset": selection.names[index],
         "base": fingerprint(model),
-        "sha256": checksum,
+        "sha256": digest,
     }
     with written_atomically(path / HEADER) as file:
         file.write_text(json.dumps(header, indent=1) + "\n")
@@ -154,7 +154,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"{path} has format {header['format']}, this dabnn {dabnn.__version__} reads up to {FORMAT}; "
                 f"install dabnn {header['dabnn']} or newer"
             )
-        if _checksum(path / WEIGHTS) != header["sha256"]:
+        if checksum(path / WEIGHTS) != header["sha256"]:
             raise ValueError(f"{WEIGHTS} was changed or cut off after it was written")
         for key in ("dataset", "base"):
             if not isinstance(header[key], str):
@@ -166,8 +166,3 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path} holds no saved dataset: {error.filename} is missing") from error
     except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{path} is damaged ({error!r}); copy it again") from error
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

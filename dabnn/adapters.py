@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dabnn.convert import resize_classifier
 from dabnn.convertible import check_classifier
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
-from dabnn.layers.batch_norm import copy_without_hooks
+from dabnn.layers.batch_norm import copy_without_hooks, memo_outside
 from dabnn.libraries import LINEAR, width_attribute
 from dabnn.plan import HeadFactory
 from dabnn.selection import Dataset, DatasetSelection, find_selection, unwrap
@@ -51,7 +51,7 @@ def add_dataset(
     sources = _sources(selection, init_from)
     switches = dict(named_switches(model))
     _check_num_classes(num_classes, any(isinstance(switch, DatasetAwareHead) for switch in switches.values()))
-    memo: dict[int, Any] = {id(module): module for module in _body(model, switches.values())}
+    memo = memo_outside(model, switches.values())
     memo |= {id(tensor): tensor for switch in switches.values() for tensor in switch.shared_tensors()}
     added: list[tuple[DatasetSwitch, nn.Module]] = []
     for path, switch in switches.items():
@@ -111,12 +111,6 @@ def _check_num_classes(num_classes: int | None, has_heads: bool) -> None:
         raise ValueError(f"every dataset has a classifier here: give num_classes >= 1, got {num_classes!r}")
     if not has_heads and num_classes is not None:
         raise ValueError("the datasets share their classifier here: leave num_classes out")
-
-
-def _body(model: nn.Module, switches: Iterable[DatasetSwitch]) -> list[nn.Module]:
-    """All modules but the switches and their branches: what a copied branch refers to, not copies."""
-    private = {id(module) for switch in switches for module in switch.modules()}
-    return [module for module in model.modules() if id(module) not in private]
 
 
 def _new_head(

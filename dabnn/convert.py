@@ -10,7 +10,7 @@ from torch import nn
 
 from dabnn.errors import ClassifierNotFoundError, ConversionError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead, DatasetSwitch
-from dabnn.layers.batch_norm import Share, copy_without_hooks, move_hooks
+from dabnn.layers.batch_norm import Share, copy_without_hooks, memo_outside, move_hooks
 from dabnn.libraries import block_plain_saving, width_attribute
 from dabnn.plan import BATCH_NORMS, ConversionReport, HeadFactory, plan_conversion
 from dabnn.selection import SELECTION_ATTRIBUTE, DatasetSelection
@@ -62,7 +62,7 @@ def convert_to_dataset_aware(
 
     Raises:
         ConversionError: If the model is scripted, compiled, wrapped for parallel training, lazy or
-            converted already.
+            converted already, or uses a norm or classifier outside its module tree.
         NoBatchNormFoundError: If there is no batch norm to convert.
         ClassifierNotFoundError: If the classifier is not found or cannot be resized.
         ValueError: If the arguments contradict each other.
@@ -125,7 +125,8 @@ def _build_switches(
 ) -> dict[int, tuple[nn.Module, DatasetSwitch]]:
     """Build every switch beside the model, which is not changed yet; keys are ids of the originals."""
     switches: dict[int, tuple[nn.Module, DatasetSwitch]] = {}
-    memos = [_body(model, report) for _ in report.dataset_names[1:]]
+    sites = [model.get_submodule(site.path) for site in (*report.norms, *report.classifiers)]
+    memos = [memo_outside(model, sites) for _ in report.dataset_names[1:]]
     for site in report.norms:
         norm = model.get_submodule(site.path)
         try:
@@ -143,13 +144,6 @@ def _build_switches(
             ) from error
         switches[id(old)] = old, DatasetAwareHead(heads, selection)
     return switches
-
-
-def _body(model: nn.Module, report: ConversionReport) -> dict[int, Any]:
-    """Return a memo for `copy.deepcopy` that keeps all modules but the norms and classifiers from copying."""
-    sites = [model.get_submodule(site.path) for site in (*report.norms, *report.classifiers)]
-    private = {id(module) for site in sites for module in site.modules()}
-    return {id(module): module for module in model.modules() if id(module) not in private}
 
 
 def _build_heads(

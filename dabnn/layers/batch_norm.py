@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
@@ -93,6 +93,12 @@ def copy_without_hooks(module: nn.Module, memo: dict[int, Any] | None = None) ->
             hooks = vars(inner)[name]
             memo[id(hooks)] = hooks if hooks and inner is not module else OrderedDict()
     return copy.deepcopy(module, memo)
+
+
+def memo_outside(model: nn.Module, parts: Iterable[nn.Module]) -> dict[int, Any]:
+    """Return a memo for `copy_without_hooks`: copies of ``parts`` share the model's other modules."""
+    inside = {id(module) for part in parts for module in part.modules()}
+    return {id(module): module for module in model.modules() if id(module) not in inside}
 
 
 def move_hooks(source: nn.Module, target: nn.Module) -> None:

@@ -7,7 +7,6 @@ every file is compared before anything is used.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 
 import dabnn
 from dabnn.errors import CheckpointError
+from dabnn.files import checksum
 
 FORMAT = 1
 
@@ -53,7 +53,7 @@ def save_checkpoint(
             save_model(model, str(temporary / f"{name}.safetensors"))
         torch.save(state, temporary / "state.pt")
         torch.load(temporary / "state.pt", weights_only=True, mmap=True)  # fail now rather than on resume
-        sums = {path.name: _checksum(path) for path in temporary.iterdir()}
+        sums = {path.name: checksum(path) for path in temporary.iterdir()}
         header = {"format": FORMAT, "dabnn": dabnn.__version__, "step": step, "sha256": sums}
         (temporary / "checkpoint.json").write_text(json.dumps(header))
         _flush(temporary)
@@ -90,8 +90,8 @@ def read_state(path: Path) -> dict[str, Any]:
                 f"{path} has format {header['format']}, this dabnn {dabnn.__version__} reads up to {FORMAT}; "
                 f"install dabnn {header['dabnn']} or newer"
             )
-        for name, checksum in header["sha256"].items():
-            if _checksum(path / name) != checksum:
+        for name, expected in header["sha256"].items():
+            if checksum(path / name) != expected:
                 raise ValueError(f"{name} was changed or cut off after it was written")
         state: dict[str, Any] = torch.load(path / "state.pt", map_location="cpu", weights_only=True)
     except CheckpointError:
@@ -137,11 +137,6 @@ def _checkpoints(folder: Path) -> list[Path]:
         path.parent for pattern in ("step_*", "replaced_step_*") for path in folder.glob(f"{pattern}/*.json")
     }
     return sorted(found, key=lambda path: (path.name.rpartition("_")[2], path.name))
-
-
-def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _flush(folder: Path) -> None:
