@@ -17,7 +17,8 @@ from dabnn.errors import DataError, NoBatchNormFoundError
 from dabnn.evaluation import eval_mode
 from dabnn.selection import find_selection, unwrap, use_dataset
 
-LAYERS = 4
+LAYERS = 16
+DIVISOR = 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +65,8 @@ def guess_dataset(
 
     Args:
         model: A converted model with batch norms.
-        images: Normalised images (B, 3, H, W), on the device of the model.
+        images: Normalised images (B, 3, H, W), on the device of the model; what is over a multiple of 32 in
+            height and width is left out, since many models take no other sizes.
         thresholds: Largest misfit by dataset, see `guess_thresholds`; left out, an image is always one of
             the datasets'.
         layers: Number of norms to look at.
@@ -84,6 +86,8 @@ def guess_dataset(
         raise ValueError(f"layers must be positive, got {layers}")
     if len(images) == 0:
         raise DataError("there is no image to guess the dataset of")
+    height, width = (max(side - side % DIVISOR, min(side, DIVISOR)) for side in images.shape[-2:])
+    images = images[..., :height, :width]
     with torch.no_grad(), eval_mode(model):
         scores = [_misfit(model, index, images, layers) for index in range(len(selection))]
     return DatasetGuess(selection.names, torch.stack(scores, dim=1).cpu(), limits)

@@ -90,6 +90,18 @@ def test_the_model_is_not_changed(model) -> None:
     model.eval()
 
 
+def test_images_of_any_size_are_taken() -> None:
+    class Picky(ConvNet):
+        def forward(self, x):
+            if x.shape[-2] % 32 or x.shape[-1] % 32:
+                raise RuntimeError(f"wrong shape {tuple(x.shape)}")
+            return super().forward(x)
+
+    model, images = aware(Picky()), torch.rand(2, 3, 45, 70)
+    scores = dabnn.guess_dataset(model, images).scores
+    assert_equal(scores, dabnn.guess_dataset(model, images[..., :32, :64]).scores)
+
+
 def test_wrong_arguments(model) -> None:
     with pytest.raises(DataError, match="no image"):
         dabnn.guess_dataset(model, image_batch(0))
