@@ -56,7 +56,7 @@ def test_the_picture_has_three_columns_for_each_dataset(tiny_demo: DemoResult, d
 
 def test_the_demo_can_be_shortened() -> None:
     assert demo_config(7).training.steps == 7 < demo_config().training.steps
-    assert replace(demo_config(7).training, steps=0) == replace(demo_config().training, steps=0)
+    assert replace(demo_config(7).training, steps=1) == replace(demo_config().training, steps=1)
 
 
 def test_all_scenes_are_written_without_loss(tmp_path: Path) -> None:
