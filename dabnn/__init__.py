@@ -64,7 +64,7 @@ __all__ = [
     "use_dataset",
 ]
 
-# Loaded on first use: importing dabnn imports torch only.
+# Loaded on first use: importing dabnn imports torch and safetensors only.
 _LAZY = {
     "AlternationTrainer": "dabnn.training",
     "DatasetGuess": "dabnn.guess",

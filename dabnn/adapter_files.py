@@ -73,6 +73,8 @@ def load_dataset(model: nn.Module, path: str | Path) -> str:
     Raises:
         CheckpointError: If a file is missing, damaged or of a newer format, or the branch belongs to another
             model or other shared weights; nothing was changed then.
+        ClassifierNotFoundError: If the dataset is new and its classifier is no linear or convolution layer:
+            add the dataset with a ``head_factory`` first.
         NotDatasetAwareError: If the model was not converted.
     """
     selection, path = find_selection(model), Path(path)

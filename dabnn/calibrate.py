@@ -92,7 +92,7 @@ def sync_batch_norm_buffers(model: nn.Module) -> None:
     """Make the running statistics of all norms equal in all processes, in place: means and pooled variances.
 
     After training in several processes each has statistics of its own; call this before evaluating or
-    saving (the trainer does). One process alone is left as it is.
+    saving. One process alone is left as it is.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
