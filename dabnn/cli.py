@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -35,6 +36,7 @@ def _readable_errors() -> Iterator[None]:
     try:
         yield
     except (DabnnError, OSError) as error:  # OSError: a full disk, a folder that is a file, no permission
+        console.quiet = False  # whichever process it is
         console.print(f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
@@ -60,11 +62,16 @@ def train(
     out: Out = Path("runs"),
     data: Data = None,
 ) -> None:
-    """Train networks from a config, evaluate them and write one table; finished runs are not repeated."""
+    """Train networks from a config, evaluate them and write one table; finished runs are not repeated.
+
+    In several processes: torchrun --nproc-per-node 2 --no-python dabnn train CONFIG
+    """
     from dabnn.experiments.config import load_config, with_steps
     from dabnn.experiments.run import run_method, write_table
     from dabnn.training import ProgressBar
+    from dabnn.training.processes import agreed, processes
 
+    console.quiet = not processes().is_main_process
     with _readable_errors():
         experiment = load_config(config)
         if steps is not None:
@@ -75,7 +82,7 @@ def train(
                 console.print(f"[bold]{escape(name)}[/], seed {number}")
                 run_method(experiment, name, number, folder, data_dir=data, callbacks=lambda: [ProgressBar()])
         table = out / f"{experiment.name}.csv"
-        rows = write_table(folder, table, experiment)
+        rows = agreed(partial(write_table, folder, table, experiment), main_only=True) or []
     columns = ["method", "dataset", "seed", "steps", "miou"]
     lines = [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows]
     _print_table(f"mIoU %, {experiment.name}", columns, lines)

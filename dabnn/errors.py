@@ -51,5 +51,9 @@ class NonFiniteLossError(DabnnError, FloatingPointError):
     """A loss became NaN or infinite; no optimizer step was made with it."""
 
 
+class ProcessError(DabnnError, RuntimeError):
+    """Another process of a training failed, so this one cannot go on."""
+
+
 class FusedForwardError(DabnnError, RuntimeError):
     """A fused forward would not equal separate forwards, or its batches cannot be concatenated."""

@@ -45,7 +45,7 @@ def test_statistics_are_the_true_averages(converted) -> None:
         assert_equal(norm.num_batches_tracked, plain.get_submodule(name).num_batches_tracked)
 
 
-def test_nothing_else_is_touched() -> None:
+def test_d07_the_statistics_of_other_datasets_are_not_touched() -> None:
     model = aware(skip="bn2").double().train()
     model.conv1.eval()
     before, modes = copy.deepcopy(model.state_dict()), [m.training for m in model.modules()]

@@ -63,7 +63,7 @@ def test_each_of_three_datasets_is_right_without_a_graph_break(how) -> None:
 
 
 @pytest.mark.parametrize("how", HOW)
-def test_nine_datasets_are_right_and_warn_once(how) -> None:
+def test_d06_nine_datasets_are_right_and_warn_once(how) -> None:
     """torch keeps 8 graphs of a function; what exceeds them runs uncompiled."""
     model = aware(n=9)
     expected = [on(model, i, image_batch()) for i in range(9)]

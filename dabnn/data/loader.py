@@ -51,6 +51,7 @@ class SeededLoader(DataLoader[dict[str, Tensor]]):
         shuffle: Draw another order each epoch.
         drop_last: Leave out a last batch smaller than ``batch_size``.
         pin_memory: Copy batches to page-locked memory, for faster transfer to a GPU.
+        part: ``(index, count)``: give only the samples of one of ``count`` processes, see `shard`.
 
     Attributes:
         source: The dataset as it was given (``dataset`` holds a seeded view of it).
@@ -70,9 +71,10 @@ class SeededLoader(DataLoader[dict[str, Tensor]]):
         shuffle: bool = True,
         drop_last: bool = True,
         pin_memory: bool = False,
+        part: tuple[int, int] = (0, 1),
     ) -> None:
-        _check_length(dataset, batch_size, drop_last)
-        sampler = _KeySampler(len(dataset), (seed, dataset.name), shuffle)
+        sampler = _KeySampler(len(dataset), (seed, dataset.name), shuffle, part)
+        _check_length(dataset, len(sampler), batch_size, drop_last)
         super().__init__(
             _SeededSamples(dataset, transform or eval_transform(mean=(0.0,) * 3, std=(1.0,) * 3), seed),
             batch_size=batch_size,
@@ -103,6 +105,26 @@ class SeededLoader(DataLoader[dict[str, Tensor]]):
             self._epoch, self._batch = (epoch, number) if number < len(self) else (epoch + 1, 0)
             yield batch
 
+    def shard(self, index: int, count: int) -> SeededLoader:
+        """Return a new loader at the start of the part that process ``index`` of ``count`` reads.
+
+        The samples of an epoch are dealt out one by one, so the k-th batches of all processes together are
+        the k-th batch of one process with ``count`` times the batch size. A shuffled loader leaves out the
+        last samples of an epoch that do not go round; an unshuffled one deals out all.
+        """
+        samples = self.dataset
+        return SeededLoader(
+            self.source,
+            self._samples_a_batch,
+            transform=samples.transform,  # type: ignore[attr-defined]
+            seed=samples.seed,  # type: ignore[attr-defined]
+            num_workers=self.num_workers,
+            shuffle=self._keys.shuffle,
+            drop_last=self.drop_last,
+            pin_memory=self.pin_memory,
+            part=(index, count),
+        )
+
     def state_dict(self) -> dict[str, int]:
         """Return the position: ``epoch`` and ``batch``, the batches of that epoch handed out so far.
 
@@ -128,10 +150,11 @@ class SeededLoader(DataLoader[dict[str, Tensor]]):
 class _KeySampler(Sampler[Key]):
     """Yields the keys of an epoch; the epoch travels in the keys, so that persistent workers know it."""
 
-    def __init__(self, length: int, stream: tuple[int, str], shuffle: bool) -> None:
+    def __init__(self, length: int, stream: tuple[int, str], shuffle: bool, part: tuple[int, int]) -> None:
         self.length = length
         self.stream = stream
         self.shuffle = shuffle
+        self.index, self.count = part
         self.seek(0, 0)
 
     def seek(self, epoch: int, start: int) -> None:
@@ -143,7 +166,9 @@ class _KeySampler(Sampler[Key]):
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.length
+        # Of a shuffled epoch every process has equally many samples, or one would wait for the others.
+        rest = 0 if self.shuffle else self.length % self.count > self.index
+        return self.length // self.count + rest
 
     def __iter__(self) -> Iterator[Key]:
         epoch, start, self.start = self.epoch, self.start, 0
@@ -151,7 +176,7 @@ class _KeySampler(Sampler[Key]):
         if self.shuffle:
             generator = torch.Generator().manual_seed(_stable_hash(*self.stream, epoch))
             order = torch.randperm(self.length, generator=generator).tolist()
-        for index in order[start:]:
+        for index in order[self.index :: self.count][start : len(self)]:
             yield epoch, index
 
 
@@ -195,11 +220,12 @@ def _collate(name: str, samples: list[dict[str, Tensor]]) -> Batch:
     return batch
 
 
-def _check_length(dataset: SegmentationDataset, batch_size: int, drop_last: bool) -> None:
+def _check_length(dataset: SegmentationDataset, samples: int, batch_size: int, drop_last: bool) -> None:
     if len(dataset) == 0:
         raise DataError(f"dataset '{dataset.name}' is empty: check its folder and split.")
-    if drop_last and batch_size > len(dataset):
+    if drop_last and batch_size > samples:
+        where = "" if samples == len(dataset) else " in each process"
         raise DataError(
-            f"dataset '{dataset.name}' has {len(dataset)} samples, less than one batch of {batch_size}: "
-            f"use batch_size <= {len(dataset)} or drop_last=False."
+            f"dataset '{dataset.name}' has {samples} samples{where}, less than one batch of {batch_size}: "
+            f"use batch_size <= {samples} or drop_last=False."
         )

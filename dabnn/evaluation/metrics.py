@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from dabnn.errors import DataError
@@ -34,7 +35,7 @@ class SegmentationMetric:
     """Collects a confusion matrix batch by batch and computes IoU as the Cityscapes benchmark does.
 
     IoU of a class is TP / (TP + FP + FN) over the pixels of the whole set, not a mean over images. Under
-    torch.distributed `compute` sums the counts of all processes.
+    torch.distributed `compute` sums the counts of all processes, and every process has to call it.
 
     Args:
         classes: Class names; the label ids are ``0`` to ``len(classes) - 1``.
@@ -51,15 +52,23 @@ class SegmentationMetric:
         self.ignore_index = ignore_index
         # `update` leaves out ignored pixels and checks the ids itself: faster, and with a message that helps.
         self._confusion = MulticlassConfusionMatrix(len(self.classes), validate_args=False)
+        self._images = SumMetric()
+        self.reset()
 
     def to(self, device: torch.device | str) -> SegmentationMetric:
         """Move the counts to ``device`` and return self; `update` needs tensors of that device."""
         self._confusion.to(device)
+        self._images.to(device)
         return self
 
     def reset(self) -> None:
         """Forget everything collected."""
-        self._confusion.reset()
+        for metric in (self._confusion, self._images):
+            metric.reset()
+        # Of several processes one may have nothing to count, which torchmetrics would warn of.
+        self._images.update(0)
+        nothing = torch.empty(0, dtype=torch.long, device=self._confusion.device)
+        self._confusion.update(nothing, nothing)
 
     def update(self, logits_or_ids: Tensor, target: Tensor) -> None:
         """Count one batch.
@@ -77,6 +86,7 @@ class SegmentationMetric:
         self._check_range(target, "target", f" and not the ignore index {self.ignore_index}")
         self._check_range(ids, "prediction", "")
         self._confusion.update(ids, target)
+        self._images.update(len(logits_or_ids))
 
     def compute(self) -> SegmentationResult:
         """Return the result over everything collected; can be called again after more updates.
@@ -84,7 +94,7 @@ class SegmentationMetric:
         Raises:
             DataError: Nothing was collected.
         """
-        if not self._confusion.update_called:
+        if not self._images.compute():
             raise DataError("there is nothing to evaluate: the metric got no batch; is the loader empty?")
         confusion = self._confusion.compute().cpu()
         counts = confusion.double()

@@ -34,6 +34,7 @@ from dabnn.experiments.config import Config, to_dict
 from dabnn.experiments.methods import METHODS, get_method
 from dabnn.files import written_atomically
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
+from dabnn.training.processes import agreed
 
 VERSIONED = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
 
@@ -60,7 +61,8 @@ def run_method(
 ) -> list[Row]:
     """Train and evaluate one method with one seed.
 
-    Interrupted trainings resume from their last checkpoint; finished ones are read back.
+    Interrupted trainings resume from their last checkpoint; finished ones are read back. Started by
+    ``torchrun`` or ``accelerate launch``, the processes train together and the main one writes.
 
     Args:
         config: The experiment.
@@ -191,14 +193,15 @@ def _train(
     data_dir: Path,
     callbacks: Iterable[Callback],
 ) -> None:
-    _claim(folder, config)
+    agreed(partial(_claim, folder, config), main_only=True)
     train = {name: build_dataset(config, name, train=True, data_dir=data_dir) for name in names}
     evaluation = {name: build_dataset(config, name, train=False, data_dir=data_dir) for name in names}
     trainer = build_trainer(config, method, seed, train, folder, callbacks)
     trainer.fit(config.training.steps, resume=True)
     loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
     results = trainer.evaluate(loaders)
-    _write_run(config, method, seed, evaluation, folder, data_dir, trainer, results)
+    write = partial(_write_run, config, method, seed, evaluation, folder, data_dir, trainer, results)
+    agreed(write, main_only=True)
 
 
 def build_trainer(

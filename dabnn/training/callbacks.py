@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, ClassVar, TextIO
 
 from rich.progress import (
     BarColumn,
@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 
 
 class Callback:
-    """Called by `AlternationTrainer.fit`; every method may be left out."""
+    """Called by `AlternationTrainer.fit`; every method may be left out.
+
+    Attributes:
+        main_process_only: Of several processes only the main one calls it. Such a callback must not evaluate
+            or save, which takes all of them.
+    """
+
+    main_process_only: ClassVar[bool] = False
 
     def on_fit_start(self, trainer: AlternationTrainer) -> None:
         """Run before the first step, after a resume, with the model in train mode."""
@@ -41,6 +48,8 @@ class Callback:
 
 class ProgressBar(Callback):
     """A bar with the smoothed loss of every dataset and the time left."""
+
+    main_process_only = True
 
     def __init__(self, smoothing: float = 0.95) -> None:
         """Set how much of the old loss each step keeps, in [0, 1)."""
@@ -75,6 +84,8 @@ class ProgressBar(Callback):
 
 class CSVLogger(Callback):
     """Writes ``step, dataset, loss, lr`` rows; a resumed run continues its file without doubled rows."""
+
+    main_process_only = True
 
     HEADER = ("step", "dataset", "loss", "lr")
 
@@ -119,6 +130,8 @@ class CSVLogger(Callback):
 
 class TensorBoardLogger(Callback):
     """Writes losses, learning rate and mIoU as TensorBoard scalars."""
+
+    main_process_only = True
 
     def __init__(self, folder: str | Path, every: int = 10) -> None:
         """Log every ``every`` steps to ``folder``."""

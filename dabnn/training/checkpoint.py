@@ -25,27 +25,27 @@ from dabnn.files import checksum
 FORMAT = 1
 
 
+def checkpoint_path(folder: Path, step: int) -> Path:
+    """Return where the checkpoint of a step is, in the folder of all checkpoints of a run."""
+    return folder / f"step_{step:08d}"
+
+
 def save_checkpoint(
-    folder: Path, step: int, models: Mapping[str, nn.Module], state: dict[str, Any], *, keep: int = 2
-) -> Path:
-    """Write a checkpoint and remove all but the ``keep`` newest.
+    path: Path, models: Mapping[str, nn.Module], state: dict[str, Any], *, keep: int = 2
+) -> None:
+    """Write a checkpoint and remove all but the ``keep`` newest beside it.
 
     Args:
-        folder: Folder of all checkpoints of a run; created if absent.
-        step: Number of finished steps; an older checkpoint of the same step is replaced.
+        path: Its folder, see `checkpoint_path`; one that is there already is replaced.
         models: Modules by file name, such as ``{"model": ..., "ema": ...}``.
         state: Everything else, of tensors and plain Python values.
         keep: How many checkpoints stay, this one included.
-
-    Returns:
-        The folder of the new checkpoint.
 
     Raises:
         CheckpointError: If it cannot be written, for example because the disk is full; older checkpoints
             stay as they are.
     """
-    final = folder / f"step_{step:08d}"
-    temporary = folder / f".{final.name}.tmp"
+    folder, temporary = path.parent, path.with_name(f".{path.name}.tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -53,22 +53,21 @@ def save_checkpoint(
             save_model(model, str(temporary / f"{name}.safetensors"))
         torch.save(state, temporary / "state.pt")
         torch.load(temporary / "state.pt", weights_only=True, mmap=True)  # fail now rather than on resume
-        sums = {path.name: checksum(path) for path in temporary.iterdir()}
-        header = {"format": FORMAT, "dabnn": dabnn.__version__, "step": step, "sha256": sums}
+        sums = {file.name: checksum(file) for file in temporary.iterdir()}
+        header = {"format": FORMAT, "dabnn": dabnn.__version__, "sha256": sums}
         (temporary / "checkpoint.json").write_text(json.dumps(header))
         _flush(temporary)
-        _move(temporary, final)
+        _move(temporary, path)
     except Exception as error:
         shutil.rmtree(temporary, ignore_errors=True)
         # On a full disk torch's own error, from closing the file, hides the cause.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
-            f"could not save step {step} in {folder}: {cause}; last complete: {latest_checkpoint(folder)}"
+            f"could not save {path}: {cause}; last complete: {latest_checkpoint(folder)}"
         ) from error
-    others = [path for path in _checkpoints(folder) if path != final]
+    others = [other for other in _checkpoints(folder) if other != path]
     for old in others[: len(others) + 1 - keep]:
         shutil.rmtree(old, ignore_errors=True)
-    return final
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -13,12 +13,13 @@ from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_mo
 from dabnn.selection import use_dataset
 from dabnn.training.batch import IGNORE_INDEX
 from dabnn.training.fused import head_width
+from dabnn.training.processes import shard
 
 
 def evaluate_datasets(
     model: nn.Module, loaders: Mapping[str, Iterable[Any]], device: torch.device
 ) -> dict[str, SegmentationResult]:
-    """Return the result of each dataset.
+    """Return the result of each dataset; several processes divide the batches.
 
     Args:
         model: A converted model on ``device``; its modes and active dataset are the same afterwards.
@@ -36,7 +37,8 @@ def evaluate_datasets(
     for name, loader in loaders.items():
         try:
             with use_dataset(model, name):
-                results[name] = evaluate_model(model, loader, metrics[name], device)
+                part = shard(name, loader, training=False)
+                results[name] = evaluate_model(model, part, metrics[name], device)
         except DataError as error:
             raise DataError(f"dataset {name!r}: {error}") from error
     return results

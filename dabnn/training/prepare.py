@@ -8,14 +8,24 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from accelerate.utils import GradientAccumulationPlugin
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dabnn.errors import ConfigError
 from dabnn.selection import find_selection
 from dabnn.training.batch import LossFunction
-from dabnn.training.step import BACKWARD
+from dabnn.training.processes import processes
+from dabnn.training.step import BACKWARD, AlternationStep
+
+DATA_PARALLEL = (
+    DistributedType.NO,
+    DistributedType.MULTI_CPU,
+    DistributedType.MULTI_GPU,
+    DistributedType.MULTI_NPU,
+    DistributedType.MULTI_XPU,
+)
 
 
 def check_options(
@@ -65,6 +75,15 @@ def check_loaders(model: nn.Module, loaders: Mapping[str, Any]) -> None:
         selection.index(name)
 
 
+def check_mixed(update: str) -> None:
+    """Raise ConfigError if mixed batches do not fit the options."""
+    if update == "dataset" and processes().num_processes > 1:
+        raise ConfigError(
+            "with update='dataset' every process must step as often, but mixed batches may hold other "
+            "datasets in each process; use update='alternation', or one loader per dataset"
+        )
+
+
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
     """Raise ConfigError if a trainable parameter is missing from the optimizer."""
     known = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -92,24 +111,45 @@ def losses_by_dataset(
 
 
 def make_accelerator(precision: str) -> Accelerator:
-    """Return an accelerator for one process.
+    """Return an accelerator for this process, one of several if a launcher started it so.
 
     Raises:
-        ConfigError: If the device does not support the precision, or several processes were started.
+        ConfigError: If the device does not support the precision, or the launcher asks for more than data
+            parallel copies of the model.
     """
     # Accelerate keeps the precision process-wide and refuses another one: a second trainer may differ.
     state = AcceleratorState._shared_state
     if state and state.get("_mixed_precision") != precision:
         AcceleratorState._reset_state()
-    # Given as a plugin, for an environment variable of `accelerate launch` would win over the plain argument.
     accelerator = Accelerator(
-        mixed_precision=precision, gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1)
+        mixed_precision=precision,
+        cpu=processes().device.type == "cpu",
+        # A plugin, for an environment variable of `accelerate launch` would win over the plain argument.
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        # A forward leaves out the other datasets' branches.
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
-    if accelerator.num_processes > 1:
-        raise ConfigError("training in several processes is not supported in this version; start one process")
+    if accelerator.distributed_type not in DATA_PARALLEL:
+        raise ConfigError(
+            f"the launcher asks for {accelerator.distributed_type.value}, but dabnn trains data parallel "
+            "copies of a model: run `accelerate config` without FSDP, DeepSpeed and Megatron, or use torchrun"
+        )
     if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
         raise ConfigError("precision='fp16' needs a GPU; use 'bf16' or 'no'")
     return accelerator
+
+
+def prepare_step(accelerator: Accelerator, step: AlternationStep) -> nn.Module:
+    """Move a step to the device and wrap it for mixed precision and several processes.
+
+    Weights and buffers of the main process replace those of the others.
+    """
+    prepared: nn.Module = accelerator.prepare(step)
+    if isinstance(prepared, DistributedDataParallel):
+        # Statistics are pooled by `sync_batch_norm_buffers`; a broadcast in every forward would throw away
+        # all but the main process's.
+        prepared.broadcast_buffers = False
+    return prepared
 
 
 def checkpoint_activations(model: nn.Module) -> None:

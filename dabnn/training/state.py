@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import gather_object
 
 from dabnn.errors import CheckpointError
 from dabnn.selection import dataset_names
@@ -14,8 +15,16 @@ if TYPE_CHECKING:
 
 
 def capture(trainer: AlternationTrainer) -> dict[str, Any]:
-    """Return step, optimizer, schedule, loss scale, loader positions and random state of a trainer."""
+    """Return step, optimizer, schedule, loss scale, loader positions and random state of a trainer.
+
+    Every process has to call this: each has a position and a random state of its own.
+    """
     scaler = trainer.accelerator.scaler
+    own = {
+        "loaders": trainer.loaders.state_dict(),
+        "rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+    }
     return {
         "step": trainer.step,
         "dataset_names": list(dataset_names(trainer.model)),
@@ -24,9 +33,7 @@ def capture(trainer: AlternationTrainer) -> dict[str, Any]:
         "optimizer": trainer.optimizer.state_dict(),
         "scheduler": trainer.scheduler.state_dict() if trainer.scheduler else None,
         "scaler": scaler.state_dict() if scaler else None,
-        "loaders": trainer.loaders.state_dict(),
-        "rng": torch.get_rng_state(),
-        "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "processes": gather_object([own]),
     }
 
 
@@ -41,10 +48,15 @@ def check(trainer: AlternationTrainer, state: dict[str, Any]) -> None:
         raise CheckpointError(
             f"the checkpoint was trained for the datasets {state['dataset_names']}, the model is for {names}"
         )
-    if set(state["loaders"]) != set(trainer.loaders.streams):
+    if len(state["processes"]) != trainer.accelerator.num_processes:
         raise CheckpointError(
-            f"the checkpoint was trained on {sorted(state['loaders'])}, the loaders are for "
-            f"{sorted(trainer.loaders.streams)}"
+            f"the checkpoint is of {len(state['processes'])} processes, this run has "
+            f"{trainer.accelerator.num_processes}; start as many, or a new run from the weights"
+        )
+    trained = sorted(state["processes"][0]["loaders"])
+    if trained != sorted(trainer.loaders.streams):
+        raise CheckpointError(
+            f"the checkpoint was trained on {trained}, the loaders are for {sorted(trainer.loaders.streams)}"
         )
     for name, value in _settings(trainer).items():
         if state["settings"][name] != value:
@@ -79,7 +91,8 @@ def restore(trainer: AlternationTrainer, state: dict[str, Any]) -> None:
         trainer.scheduler.load_state_dict(state["scheduler"])
     if trainer.accelerator.scaler is not None and state["scaler"]:
         trainer.accelerator.scaler.load_state_dict(state["scaler"])
-    trainer.loaders.load_state_dict(state["loaders"])
-    torch.set_rng_state(state["rng"])
-    if state["cuda_rng"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda_rng"])
+    own = state["processes"][trainer.accelerator.process_index]
+    trainer.loaders.load_state_dict(own["loaders"])
+    torch.set_rng_state(own["rng"])
+    if own["cuda_rng"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own["cuda_rng"])

@@ -11,11 +11,12 @@ Three ways to the same gradient and the same batch-norm buffers:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from dabnn.data.batch import inputs_of
 from dabnn.errors import ConfigError, DataError
@@ -83,11 +84,14 @@ class AlternationStep(nn.Module):
 
 
 def backward_per_dataset(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Accumulate the gradient draw by draw; returns the unweighted losses."""
+    """Accumulate the gradient draw by draw; returns the unweighted losses.
+
+    Several processes exchange the accumulated gradient once, in the last backward.
+    """
     losses = []
-    for draw in draws:
+    for number, draw in enumerate(draws, 1):
         # The backward stays inside, for activation checkpointing runs the forward again in it.
-        with use_dataset(model_of(step), draw.dataset):
+        with use_dataset(model_of(step), draw.dataset), _exchanging(step, number == len(draws)):
             (loss,) = step([draw])
             backward(loss * draw.weight)
         losses.append(loss.detach())
@@ -130,6 +134,12 @@ BACKWARD: dict[str, Callable[[nn.Module, Sequence[Draw], BackwardFunction], list
 def model_of(step: nn.Module) -> nn.Module:
     """Return the dataset-aware model inside a step, wrapped for parallel training or not."""
     return getattr(step, "module", step).model  # type: ignore[return-value]
+
+
+def _exchanging(step: nn.Module, exchange: bool) -> AbstractContextManager[None]:
+    if exchange or not isinstance(step, DistributedDataParallel):
+        return nullcontext()
+    return step.no_sync()
 
 
 def _batch_size(draw: Draw) -> int:

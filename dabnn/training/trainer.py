@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from accelerate.utils import send_to_device
@@ -15,29 +16,40 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from dabnn.calibrate import sync_batch_norm_buffers
 from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from dabnn.evaluation import SegmentationResult
 from dabnn.selection import dataset_names
 from dabnn.training import state
 from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
 from dabnn.training.callbacks import Callback, ProgressBar
-from dabnn.training.checkpoint import latest_checkpoint, load_weights, read_state, save_checkpoint
+from dabnn.training.checkpoint import (
+    checkpoint_path,
+    latest_checkpoint,
+    load_weights,
+    read_state,
+    save_checkpoint,
+)
 from dabnn.training.ema import ModelAverage
 from dabnn.training.evaluate import evaluate_datasets
 from dabnn.training.fused import check_fused
 from dabnn.training.loaders import AlternatingLoaders, EpochLength
-from dabnn.training.mixed import MixedLoader
+from dabnn.training.mixed import STREAM, MixedLoader
 from dabnn.training.prepare import (
     check_loaders,
+    check_mixed,
     check_optimizer,
     check_options,
     checkpoint_activations,
     losses_by_dataset,
     make_accelerator,
+    prepare_step,
 )
+from dabnn.training.processes import agreed, any_process, check_agreement, mean_losses, shard
 from dabnn.training.recipe import poly, sgd
-from dabnn.training.signals import catch_sigterm
+from dabnn.training.signals import StopRequest, catch_sigterm
 from dabnn.training.step import BACKWARD, AlternationStep, BackwardMode
+from dabnn.training.update import update_weights
 
 SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 SIGTERM_EXIT = 143
@@ -86,11 +98,14 @@ class AlternationTrainer:
     ) -> None:
         """Check everything that can be checked before training.
 
+        Started by ``torchrun`` or ``accelerate launch``, each process trains a copy of the model on its part
+        of the data, with the average gradient of all. Every process then has to call every method.
+
         Args:
             model: A converted model. It is moved to the accelerator's device.
             loaders: One iterable of batches per dataset, by name; a batch is ``(inputs, target)`` or a
                 mapping with "image" and "mask". Or one iterable of mixed batches, see
-                `dabnn.training.MixedLoader`.
+                `dabnn.training.MixedLoader`. Several processes divide it, see `dabnn.training.processes`.
             optimizer: Over all trainable parameters; default the paper's SGD with learning rate 0.01.
             loss: ``loss(output, batch)`` -> scalar tensor, one for all datasets or one each.
             scheduler: ``scheduler(optimizer, max_steps)``, stepped once per step; default the paper's
@@ -127,31 +142,38 @@ class AlternationTrainer:
             checkpoint_every=checkpoint_every,
             activation_checkpointing=activation_checkpointing,
         )
+        names = dataset_names(model)
         if isinstance(loaders, Mapping):
             check_loaders(model, loaders)
-            losses = losses_by_dataset(loss, loaders)
-            self.loaders = AlternatingLoaders(loaders, weights, ratios)
-        else:
-            losses = losses_by_dataset(loss, dataset_names(model))
-            self.loaders = MixedLoader(loaders, dataset_names(model), weights, ratios)
+        losses = losses_by_dataset(loss, loaders if isinstance(loaders, Mapping) else names)
         if optimizer is None:
             optimizer, scheduler = sgd(model), scheduler or poly
         check_optimizer(model, optimizer)
         self.accelerator = make_accelerator(precision)
+        self.loaders: AlternatingLoaders
+        if isinstance(loaders, Mapping):
+            parts = {name: shard(name, loader, training=True) for name, loader in loaders.items()}
+            self.loaders = AlternatingLoaders(parts, weights, ratios)
+        else:
+            check_mixed(update)
+            part = shard(STREAM, loaders, training=True)
+            self.loaders = MixedLoader(part, names, weights, ratios)
         if activation_checkpointing:
             checkpoint_activations(model)
         if channels_last:
             model.to(memory_format=torch.channels_last)
         self.model = model
         # Only the step is prepared: Accelerate's optimizer wrapper would hide steps from the scheduler.
-        self._step = self.accelerator.prepare(AlternationStep(model, losses))
+        self._step = prepare_step(self.accelerator, AlternationStep(model, losses))
         self.ema = ModelAverage(model, ema_decay) if ema_decay is not None else None
         self.optimizer = optimizer
         self.scheduler: LRScheduler | None = None
         self._scheduler_factory = scheduler
         self.backward, self.update = backward, update
         self.clip_norm, self.channels_last = clip_norm, channels_last
-        self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+        callbacks = [ProgressBar()] if callbacks is None else callbacks
+        main = self.accelerator.is_main_process
+        self.callbacks = [callback for callback in callbacks if main or not callback.main_process_only]
         self.run_dir = Path(run_dir) if run_dir is not None else None
         self.checkpoint_every = checkpoint_every
         self.step = self.max_steps = 0
@@ -180,35 +202,38 @@ class AlternationTrainer:
 
         Raises:
             NonFiniteLossError: If a loss or gradient is NaN or infinite; the last checkpoint is kept.
-            SystemExit: With code 143 after SIGTERM, when the checkpoint is written.
+            SystemExit: With code 143 after SIGTERM to any process, when the checkpoint is written.
             ConfigError: If not exactly one of ``max_steps`` and ``epochs`` is a positive number, the learning
                 rate was scheduled for another number, or ``run_dir`` holds another run's checkpoints.
             DataError: If a loader is empty or a batch malformed.
             CheckpointError: If a checkpoint cannot be written, or the newest cannot be resumed.
+            ProcessError: If reading data, saving or resuming failed in another process.
         """
         steps = self._resolve_steps(max_steps, epochs, epoch_length)
         self._stopping = False
         latest = self._latest_checkpoint()
+        facts = {"datasets": list(self.loaders.weights), "number of steps": steps, "checkpoint": latest}
+        check_agreement(facts)
         if latest is not None and self.step == 0 and not resume:
             raise ConfigError(f"{latest} is of another run; pass resume=True, or take another run_dir")
         self._schedule(steps)
         if resume and latest is not None:
-            self._resume(latest)
+            agreed(partial(self._resume, latest))
         if not self.model.training:
             self.model.train()
         with catch_sigterm() as stop, ExitStack() as endings:
             for callback in self.callbacks:
                 callback.on_fit_start(self)
                 endings.callback(callback.on_fit_end, self)
-            while self.step < self.max_steps and not (stop.received or self._stopping):
-                losses = self.train_step(self.loaders.draw())
+            while self.step < self.max_steps and not self._asked_to_stop(stop):
+                losses = self.train_step(agreed(self.loaders.draw))
                 for callback in self.callbacks:
                     callback.on_step_end(self, losses)
                 if self.checkpoint_every and self.step % self.checkpoint_every == 0:
                     self.save_checkpoint()
             if self.run_dir is not None and self._saved_step != self.step:
                 self.save_checkpoint()
-        if stop.received:
+        if any_process(stop.received):
             raise SystemExit(SIGTERM_EXIT)
 
     def stop(self) -> None:
@@ -216,7 +241,7 @@ class AlternationTrainer:
         self._stopping = True
 
     def train_step(self, draws: Sequence[Draw]) -> dict[str, float]:
-        """Make one step with the given batches and return the mean unweighted loss of each dataset.
+        """Make one step with this process's batches; return the mean unweighted loss of each dataset.
 
         The modes of the model are the caller's, and the learning rate is constant before the first `fit`.
 
@@ -232,9 +257,18 @@ class AlternationTrainer:
         losses: dict[str, list[float]] = {}
         updated = False
         for group in groups:
-            for draw, loss in zip(group, self._compute_gradient(group), strict=True):
-                losses.setdefault(draw.dataset, []).append(loss)
-            updated |= self._update_weights()
+            try:
+                means = self._compute_gradient(group)
+                updated |= update_weights(self.model, self.optimizer, self.accelerator.scaler, self.clip_norm)
+            except NonFiniteLossError as error:
+                self.optimizer.zero_grad(set_to_none=True)
+                raise NonFiniteLossError(
+                    f"{error} in step {self.step + 1}; no optimizer step was made with it. Last checkpoint: "
+                    f"{self._latest_checkpoint()}. Lower the learning rate, clip the gradient (clip_norm), "
+                    "or look at the batches of that step"
+                ) from None
+            for name, loss in means.items():
+                losses.setdefault(name, []).append(loss)
         if self.scheduler is not None and updated:
             self.scheduler.step()
         if self.ema is not None:
@@ -245,6 +279,8 @@ class AlternationTrainer:
     def evaluate(self, loaders: Mapping[str, Iterable[Any]]) -> dict[str, SegmentationResult]:
         """Measure segmentation on one loader per dataset, with the averaged weights if there are any.
 
+        Several processes pool their running statistics first, and each measures a part of the images.
+
         Args:
             loaders: Evaluation loaders by dataset name; class names are read from ``loader.source`` or
                 ``loader.dataset`` if these have any, else the outputs of the dataset's own classifier are
@@ -254,6 +290,7 @@ class AlternationTrainer:
             mIoU, IoU per class and pixel accuracy of each dataset.
         """
         model = self.model if self.ema is None else self.ema.module
+        sync_batch_norm_buffers(model)
         results = evaluate_datasets(model, loaders, self.accelerator.device)
         for callback in self.callbacks:
             callback.on_evaluate_end(self, results)
@@ -262,14 +299,20 @@ class AlternationTrainer:
     def save_checkpoint(self) -> Path:
         """Write a checkpoint of the current step to ``run_dir`` and return its folder.
 
+        Several processes pool their running statistics first, and the main one writes.
+
         Raises:
             ConfigError: If the trainer has no ``run_dir``.
             CheckpointError: If it cannot be written; older checkpoints stay.
+            ProcessError: If the main process could not write it.
         """
         if self.run_dir is None:
             raise ConfigError("checkpoints need run_dir")
-        folder = self.run_dir / "checkpoints"
-        path = save_checkpoint(folder, self.step, self._modules, state.capture(self))
+        for module in self._modules.values():
+            sync_batch_norm_buffers(module)
+        path, captured = checkpoint_path(self.run_dir / "checkpoints", self.step), state.capture(self)
+        write = partial(save_checkpoint, path, self._modules, captured)
+        agreed(write, main_only=True)
         self._saved_step = self.step
         return path
 
@@ -283,49 +326,19 @@ class AlternationTrainer:
         state.restore(self, saved)
         self._saved_step = self.step
 
-    def _compute_gradient(self, draws: Sequence[Draw]) -> list[float]:
-        """Replace the gradient by that of the draws' weighted sum and return their losses."""
+    def _compute_gradient(self, draws: Sequence[Draw]) -> dict[str, float]:
+        """Replace the gradient by that of the draws' weighted sum; return each dataset's mean loss."""
         self.optimizer.zero_grad(set_to_none=True)  # None, or weight decay would move the other datasets
         try:
             losses = BACKWARD[self.backward](self._step, draws, self.accelerator.backward)
         except DataError as error:
             raise DataError(f"in step {self.step + 1}, {error}") from error
-        values = [loss.item() for loss in losses]
-        for draw, value in zip(draws, values, strict=True):
+        values = [(draw.dataset, loss.item()) for draw, loss in zip(draws, losses, strict=True)]
+        means = mean_losses(self.loaders.weights, values)
+        for name, value in means.items():
             if not math.isfinite(value):
-                self._refuse(f"the loss of dataset {draw.dataset!r} is {value}")
-        return values
-
-    def _update_weights(self) -> bool:
-        """Clip the gradient and step; False if loss scaling skipped the step for an infinite gradient."""
-        scaler = self.accelerator.scaler
-        if scaler is not None:
-            scaler.unscale_(self.optimizer)
-        parameters = [parameter for parameter in self.model.parameters() if parameter.grad is not None]
-        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if scaler is None and not norm.isfinite():  # a finite loss does not vouch for its gradient
-            self._refuse(f"the gradient of {self._first_non_finite()} is not finite")
-        if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        if scaler is None:
-            self.optimizer.step()
-            return True
-        scale = scaler.get_scale()
-        scaler.step(self.optimizer)
-        scaler.update()
-        return bool(scaler.get_scale() >= scale)
-
-    def _refuse(self, problem: str) -> NoReturn:
-        self.optimizer.zero_grad(set_to_none=True)
-        raise NonFiniteLossError(
-            f"{problem} in step {self.step + 1}; no optimizer step was made with it. Last checkpoint: "
-            f"{self._latest_checkpoint()}. Lower the learning rate, clip the gradient (clip_norm), or look "
-            "at the batches of that step"
-        )
-
-    def _first_non_finite(self) -> str:
-        named = self.model.named_parameters()
-        return next((n for n, p in named if p.grad is not None and not p.grad.isfinite().all()), "the model")
+                raise NonFiniteLossError(f"the loss of dataset {name!r} is {value}")
+        return means
 
     def _schedule(self, steps: int) -> None:
         if self.scheduler is not None and steps != self.max_steps:
@@ -356,6 +369,9 @@ class AlternationTrainer:
 
     def _latest_checkpoint(self) -> Path | None:
         return latest_checkpoint(self.run_dir / "checkpoints") if self.run_dir is not None else None
+
+    def _asked_to_stop(self, stop: StopRequest) -> bool:
+        return any_process(stop.received or self._stopping)
 
     def _to_device(self, batch: Any) -> Any:
         batch = send_to_device(batch, self.accelerator.device, non_blocking=True)

@@ -85,7 +85,7 @@ MODELS = pytest.mark.parametrize(
 
 
 @MODELS
-def test_gradient_is_exact(build: Callable[[], nn.Module]) -> None:
+def test_d03_gradient_is_exact(build: Callable[[], nn.Module]) -> None:
     model = converted(build)
     items = items_for(model)
     switch(model, on=False)
@@ -98,7 +98,7 @@ def test_gradient_is_exact(build: Callable[[], nn.Module]) -> None:
 
 @MODELS
 @pytest.mark.parametrize("selected_before", [None, "a", "c"])
-def test_joint_backward_raises_instead_of_a_wrong_gradient(
+def test_d03_joint_backward_raises_instead_of_a_wrong_gradient(
     build: Callable[[], nn.Module], selected_before: str | None
 ) -> None:
     model = converted(build)
@@ -157,7 +157,7 @@ def test_a_selection_that_persists_over_forward_and_backward_is_right(
     assert distance(actual, gradient(model)) <= 1e-9
 
 
-def test_norms_inside_update_their_statistics_twice() -> None:
+def test_d04_norms_inside_update_their_statistics_twice() -> None:
     """torch's way: the recomputed forward counts; the momentum acts as 1 - (1 - m)^2, on every branch."""
     model = converted(CheckpointedNet)
     switch(model, on=False)

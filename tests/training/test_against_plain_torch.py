@@ -169,7 +169,7 @@ def test_ratios_average_the_batches_of_a_dataset_and_weights_scale_it() -> None:
     assert_same_networks(model, networks)
 
 
-def test_a_dataset_that_is_not_trained_is_left_alone_by_weight_decay() -> None:
+def test_d09_a_dataset_that_is_not_trained_is_left_alone_by_weight_decay() -> None:
     networks = plain_networks(small_net, "classifier")
     model = same_as_dataset_aware(networks, small_net, "classifier")
     before = dabnn.extract_dataset(model, "b").state_dict()

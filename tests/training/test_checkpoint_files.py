@@ -18,14 +18,14 @@ from torch import nn
 
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.training import AlternationTrainer, checkpoint, latest_checkpoint
-from dabnn.training.checkpoint import load_weights, read_state, save_checkpoint
+from dabnn.training.checkpoint import checkpoint_path, load_weights, read_state, save_checkpoint
 
 STATE = {"step": 3, "values": [1, 2.5, "x"], "tensor": torch.arange(3)}
 
 
 def save(folder: Path, step: int, seed: int = 0) -> nn.Module:
     model = small_model(seed=seed)
-    save_checkpoint(folder, step, {"model": model}, STATE)
+    save_checkpoint(checkpoint_path(folder, step), {"model": model}, STATE)
     return model
 
 
@@ -122,7 +122,9 @@ def test_full_disk_keeps_the_old_checkpoint(
     monkeypatch.setattr(
         checkpoint if failing == "save_model" else torch, failing.removeprefix("torch."), full
     )
-    with pytest.raises(CheckpointError, match=r"could not save step 4 .*No space left.*step_00000002"):
+    with pytest.raises(
+        CheckpointError, match=r"could not save .*step_00000004: .*No space left.*step_00000002"
+    ):
         trainer.fit(max_steps=9)
     assert os.listdir(tmp_path / "checkpoints") == ["step_00000002"]
     path = latest_checkpoint(tmp_path / "checkpoints")
@@ -186,8 +188,8 @@ def test_a_state_that_could_not_be_read_back_fails_when_it_is_saved(tmp_path: Pa
         pass
 
     save(tmp_path, 3)
-    with pytest.raises(CheckpointError, match=r"could not save step 4 .*step_00000003"):
-        save_checkpoint(tmp_path, 4, {"model": small_model()}, {"loader": Position})
+    with pytest.raises(CheckpointError, match=r"could not save .*step_00000004: .*step_00000003"):
+        save_checkpoint(checkpoint_path(tmp_path, 4), {"model": small_model()}, {"loader": Position})
     assert os.listdir(tmp_path) == ["step_00000003"]
 
 
@@ -280,7 +282,7 @@ def test_the_folder_of_another_run_is_not_touched(tmp_path: Path) -> None:
 def test_shared_tensors_are_saved_once_and_come_back_shared(tmp_path: Path) -> None:
     model = small_model()
     model.again = model.stem
-    save_checkpoint(tmp_path, 1, {"model": model}, STATE)
+    save_checkpoint(checkpoint_path(tmp_path, 1), {"model": model}, STATE)
     other = small_model(seed=1)
     other.again = other.stem
     load_weights(tmp_path / "step_00000001", {"model": other})

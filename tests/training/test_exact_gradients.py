@@ -67,7 +67,7 @@ def test_small_net(dtype: torch.dtype, tolerance: float) -> None:
 
 
 @pytest.mark.parametrize("build", [pspnet, unet, torchvision_segmenter])
-def test_real_segmentation_models(build: Callable[[], nn.Module]) -> None:
+def test_d05_joint_and_fused_equal_per_dataset_on_real_models(build: Callable[[], nn.Module]) -> None:
     assert_all_modes_agree(converted(build).double(), draws(torch.float64, side=32))
 
 

@@ -193,7 +193,7 @@ def test_clipping_acts_on_the_summed_gradient(backward: str) -> None:
     assert distance(gradient(clipped), expected) < 1e-5  # torch adds 1e-6 to the norm
 
 
-def test_ema_is_the_average_of_weights_and_statistics() -> None:
+def test_d11_ema_is_the_average_of_weights_and_statistics() -> None:
     model = small_model()
     trainer = trainer_for(model, ema_decay=0.9)
     assert trainer.ema is not None
@@ -240,7 +240,7 @@ def test_channels_last_gives_the_same_losses(backward: str) -> None:
 
 
 @MODES
-def test_batch_of_one_under_a_pooled_norm_names_dataset_and_step(backward: str) -> None:
+def test_d10_batch_of_one_under_a_pooled_norm_names_dataset_and_step(backward: str) -> None:
     net = SmallNet()
     net.body = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(6), nn.Upsample(size=8))
     model = dabnn.convert_to_dataset_aware(
