@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
-import json
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
 import torch
+from paired import RESULTS, ratios, row, seconds, write
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 import dabnn
-from dabnn.experiments.run import environment
 from dabnn.training import AlternationTrainer
 from dabnn.training.batch import Draw
 
-RESULTS = Path(__file__).parent / "results"
 NAMES = ["a", "b", "c"]
 CLASSES = 19
 
@@ -52,31 +47,15 @@ def main() -> None:
         *memory_ratios(images, target),
         switch_cost(args.pairs),
     ]
-    args.output.mkdir(parents=True, exist_ok=True)
-    with (args.output / "cost.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(
-            file, ["measure", "median", "lower_quartile", "upper_quartile", "pairs"], lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(rows)
-    settings = {
-        "size": args.size,
-        "batch": args.batch,
-        "threads": torch.get_num_threads(),
-        "model": "smp.PSPNet(resnet18)",
-    }
-    (args.output / "cost.json").write_text(json.dumps(environment() | settings, indent=1) + "\n")
-    for row in rows:
-        print(row)
+    settings = {"size": args.size, "batch": args.batch, "model": "smp.PSPNet(resnet18)"}
+    write("cost", rows, settings, args.output)
 
 
 def forward_ratio(images: Tensor, pairs: int) -> dict[str, object]:
     plain = _network().eval()
     aware = dabnn.convert_to_dataset_aware(copy.deepcopy(plain), dataset_names=NAMES)
     with torch.inference_mode(), dabnn.use_dataset(aware, "b"):
-        return _row(
-            "forward: converted / plain", _ratios(lambda: aware(images), lambda: plain(images), pairs)
-        )
+        return row("forward: converted / plain", ratios(lambda: aware(images), lambda: plain(images), pairs))
 
 
 def step_ratios(images: Tensor, target: Tensor, pairs: int) -> list[dict[str, object]]:
@@ -94,10 +73,10 @@ def step_ratios(images: Tensor, target: Tensor, pairs: int) -> list[dict[str, ob
     for mode in ("per_dataset", "joint", "fused"):
         trainer = _trainer(mode)
         draws = [Draw(name, (images, target)) for name in NAMES]
-        ratios = _ratios(
+        found = ratios(
             lambda t=trainer, d=draws: t.train_step(d), reference, pairs if mode == "per_dataset" else 9
         )
-        rows.append(_row(f"DAT step, backward={mode} / 3 plain forward+backward + 1 step", ratios))
+        rows.append(row(f"DAT step, backward={mode} / 3 plain forward+backward + 1 step", found))
     return rows
 
 
@@ -116,7 +95,7 @@ def memory_ratios(images: Tensor, target: Tensor) -> list[dict[str, object]]:
     for mode in ("per_dataset", "joint", "fused"):
         trainer = _trainer(mode)
         peak = _peak(lambda t=trainer: t.train_step([Draw(name, (images, target)) for name in NAMES]))
-        rows.append(_row(f"peak allocated memory, DAT step backward={mode} / one plain step", [peak / base]))
+        rows.append(row(f"peak allocated memory, DAT step backward={mode} / one plain step", [peak / base]))
     return rows
 
 
@@ -127,9 +106,11 @@ def switch_cost(pairs: int, calls: int = 5000) -> dict[str, object]:
     differences = []
     with torch.inference_mode(), dabnn.use_dataset(aware, "b"):
         for _ in range(pairs):
-            seconds = [_seconds(lambda module=m: [module(x) for _ in range(calls)]) for m in (aware, branch)]
-            differences.append((seconds[0] - seconds[1]) / calls * 1e6)
-    return _row("switch, microseconds a layer", differences)
+            with_switch, without = (
+                seconds(lambda module=m: [module(x) for _ in range(calls)]) for m in (aware, branch)
+            )
+            differences.append((with_switch - without) / calls * 1e6)
+    return row("switch, microseconds a layer", differences)
 
 
 def _network() -> nn.Module:
@@ -143,25 +124,6 @@ def _trainer(mode: str) -> AlternationTrainer:
     return AlternationTrainer(model, {name: [] for name in NAMES}, optimizer=optimizer, backward=mode)
 
 
-def _ratios(first: Callable[[], object], second: Callable[[], object], pairs: int) -> list[float]:
-    for _ in range(2):
-        first(), second()
-    ratios = []
-    for i in range(pairs):  # alternate who goes first
-        if i % 2:
-            b, a = _seconds(second), _seconds(first)
-        else:
-            a, b = _seconds(first), _seconds(second)
-        ratios.append(a / b)
-    return ratios
-
-
-def _seconds(function: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
 def _peak(function: Callable[[], object]) -> int:
     """Peak bytes allocated by torch during a call, after a warm-up that fills the optimizer's state."""
     function()
@@ -173,17 +135,6 @@ def _peak(function: Callable[[], object]) -> int:
         now += event.nbytes()
         peak = max(peak, now)
     return peak
-
-
-def _row(measure: str, values: list[float]) -> dict[str, object]:
-    low, middle, high = statistics.quantiles(values, n=4) if len(values) > 1 else [values[0]] * 3
-    return {
-        "measure": measure,
-        "median": round(middle, 4),
-        "lower_quartile": round(low, 4),
-        "upper_quartile": round(high, 4),
-        "pairs": len(values),
-    }
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import csv
 import re
 from pathlib import Path
+from statistics import fmean, stdev
 
 from dabnn.experiments.comparison import Comparison
 from dabnn.experiments.run import Row
@@ -37,6 +38,8 @@ def table(name: str) -> str:
         records = list(csv.DictReader(file))
     if name == "guess":
         records = [record for record in records if record["split"] == "evaluation"]
+    if name == "new_city":
+        return new_city(records)
     if "miou" not in records[0]:
         return markdown(list(records[0]), [list(record.values()) for record in records])
     rows = [
@@ -44,6 +47,21 @@ def table(name: str) -> str:
     ]
     header, methods, gains = Comparison(tuple(rows)).table()
     return markdown(header, [*methods, *gains])
+
+
+def new_city(records: list[dict[str, str]]) -> str:
+    """Return the table of `new_city.py`: mean and standard deviation over the seeds."""
+    datasets = list(dict.fromkeys(record["dataset"] for record in records))
+    ways = list(dict.fromkeys((record["method"], record["lr"]) for record in records))
+    lines = []
+    for way, lr in ways:
+        cells = []
+        for dataset in datasets:
+            values = [float(r["miou"]) for r in records if (r["method"], r["dataset"]) == (way, dataset)]
+            spread = f" ± {stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{fmean(values):.1f}{spread}" if values else "")
+        lines.append([way.replace("_", " "), lr if float(lr) else "", *cells])
+    return markdown(["mIoU %", "learning rate", *datasets], lines)
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:

@@ -160,3 +160,7 @@ def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:
     for row in rows:
         table.add_row(*map(escape, row))
     console.print(table)
+
+
+if __name__ == "__main__":
+    app()

@@ -64,6 +64,14 @@ def test_the_file_has_the_keys_of_the_plain_model_and_is_small(tmp_path) -> None
     assert sum(tensor.numel() for tensor in saved.values()) < 0.05 * whole
 
 
+def test_the_file_of_a_real_network_is_a_hundredth_of_it(tmp_path) -> None:
+    plain = smp.PSPNet("resnet18", encoder_weights=None, encoder_depth=5, classes=19)
+    whole = sum(tensor.nbytes for tensor in plain.state_dict().values())
+    model = dabnn.convert_to_dataset_aware(plain, 3, num_classes=[19] * 3)
+    dabnn.save_dataset(model, 1, tmp_path / "branch")
+    assert sum(file.stat().st_size for file in (tmp_path / "branch").iterdir()) <= 0.011 * whole
+
+
 def test_one_norm_under_two_names_is_saved_once(tmp_path) -> None:
     model = aware(TwiceNamed(), 2)
     dabnn.save_dataset(model, 0, tmp_path)

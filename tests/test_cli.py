@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 import yaml
@@ -47,6 +51,18 @@ def test_train_writes_the_table(project):
     lines = (project / "runs" / "tiny.csv").read_text().splitlines()
     assert lines[0] == "method,dataset,seed,steps,miou"
     assert [line.split(",")[:2] for line in lines[1:]] == [[m, c] for m in ("cdcl", "single") for c in CITIES]
+
+
+@pytest.mark.ddp
+def test_train_in_two_processes_writes_one_table(project, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "dabnn.cli", "train", project / "tiny.yaml", "--out", tmp_path]
+    done = subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mIoU %") == 1
+    assert len((tmp_path / "tiny.csv").read_text().splitlines()) == 1 + len(CITIES)
 
 
 def test_evaluate_prints_every_class(project):

@@ -100,20 +100,29 @@ def test_without_a_copy_tensors_are_shared_and_modules_are_not() -> None:
 def test_threads_serve_extracted_models_side_by_side() -> None:
     model = aware()
     expected = [on(model, i, image_batch()) for i in range(3)]
-    served = [dabnn.extract_dataset(model, i, copy=False) for i in range(3)]
+    served = [dabnn.extract_dataset(model, i % 3, copy=False) for i in range(8)]
     wrong: list[int] = []
 
     def serve(i: int) -> None:
         for _ in range(20):
-            if not torch.equal(served[i](image_batch()), expected[i]):
+            if not torch.equal(served[i](image_batch()), expected[i % 3]):
                 wrong.append(i)
 
-    threads = [threading.Thread(target=serve, args=(i,)) for i in range(3)]
+    threads = [threading.Thread(target=serve, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+def test_eight_served_datasets_cost_a_tenth_more_memory_than_one() -> None:
+    plain = smp.PSPNet("resnet18", encoder_weights=None, classes=19)
+    one = sum(tensor.nbytes for tensor in plain.state_dict().values())
+    model = dabnn.convert_to_dataset_aware(plain, 8, num_classes=[19] * 8)
+    tensors = [t for i in range(8) for t in dabnn.extract_dataset(model, i, copy=False).state_dict().values()]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    assert sum(storages.values()) <= 1.1 * one
 
 
 def test_modes_and_requires_grad_are_those_of_the_branch() -> None:

@@ -94,12 +94,12 @@ def build_model(config: Config, num_classes: Mapping[str, int], *, shared_norms:
         model,
         dataset_names=list(num_classes),
         num_classes=list(num_classes.values()),
-        head_factory=_new_head,
+        head_factory=new_head,
         skip="*" if shared_norms else (),
     )
 
 
-def _new_head(old: nn.Module, num_classes: int) -> nn.Module:
+def new_head(old: nn.Module, num_classes: int) -> nn.Module:
     """Return a classifier initialised as SMP does, so that it starts alike with one dataset and with many."""
     head = nn.Sequential(resize_classifier(old, num_classes))
     initialize_head(head)

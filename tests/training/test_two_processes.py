@@ -208,6 +208,14 @@ def test_a_dying_process_ends_the_group_with_the_reason() -> None:
     assert time.monotonic() - start < 240
 
 
+def test_the_example_runs_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    example = Path(__file__).parents[2] / "examples" / "by_feature" / "several_processes.py"
+    monkeypatch.chdir(tmp_path)
+    done = launch(str(example), "--steps", "1")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("mIoU") == 3  # once for each dataset
+
+
 def test_parts_of_a_seeded_loader_make_up_the_batches_of_one_process() -> None:
     for loader in seeded_loaders().values():
         whole = SeededLoader(loader.source, 4, transform=loader.dataset.transform)
