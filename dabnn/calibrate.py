@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dabnn.adapters import named_switches
 from dabnn.data.batch import inputs_of
@@ -96,7 +96,7 @@ def sync_batch_norm_buffers(model: nn.Module) -> None:
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
     if not norms:
         return
     means = [norm.running_mean.double() for norm in norms]  # type: ignore[union-attr]

@@ -215,6 +215,15 @@ def test_c14_a_converted_model_can_be_synchronised(synchronise) -> None:
     assert_equal([on(model, i, image_batch()) for i in range(3)], expected)
 
 
+def test_c14_fused_activations_survive_the_synchronisation_of_timm() -> None:
+    model = dabnn.convert_to_dataset_aware(nn.Sequential(nn.Conv2d(3, 4, 1), BatchNormAct2d(4)), 2).eval()
+    expected = [on(model, i, image_batch()) for i in range(2)]
+    model = timm.layers.convert_sync_batchnorm(model)
+    assert all(isinstance(bn, nn.SyncBatchNorm) for bn in model[1].bns)
+    assert_equal([on(model, i, image_batch()) for i in range(2)], expected)
+    assert type(dabnn.extract_dataset(model, 0)[1]) is timm.layers.SyncBatchNormAct
+
+
 def test_c14_a_converted_model_can_be_frozen() -> None:
     model = aware()
     expected = [on(model, i, image_batch()) for i in range(3)]
