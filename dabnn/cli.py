@@ -1,4 +1,4 @@
-"""The command line: ``dabnn demo | train | evaluate | predict | export | list``."""
+"""The command line: ``dabnn demo | train | evaluate | predict | export | data | list``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from dabnn.errors import DabnnError
+from dabnn.errors import DabnnError, DataError
 
 app = typer.Typer(
     help="One network, many datasets: train, evaluate and use dataset-aware networks.",
@@ -141,17 +141,57 @@ def export(
         )
 
 
+data_app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+
+@data_app.command()
+def check(
+    name: Annotated[str, typer.Argument(help="A reader of `dabnn list`, such as cityscapes or folder.")],
+    root: Annotated[Path, typer.Argument(help="Folder of the dataset.")],
+    split: Annotated[list[str] | None, typer.Option(help="Split; repeatable; default all.")] = None,
+) -> None:
+    """Read every image and label of a dataset and report what is broken, missing or mislabelled."""
+    from dabnn.data.check import check_dataset
+    from dabnn.data.readers import open_dataset, splits_of
+
+    problems = 0
+    with _readable_errors():
+        for part in split or splits_of(name, root):
+            try:
+                report = check_dataset(open_dataset(name, root, part))
+            except DataError as error:
+                problems += 1
+                console.print(f"[bold red]{escape(part)}:[/] {escape(str(error))}", soft_wrap=True)
+                continue
+            problems += len(report.problems)
+            total = max(sum(report.pixels.values()), 1)
+            sizes = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sorted(report.sizes.items()))
+            _print_table(
+                f"{part}: {report.samples} samples, {sizes or 'none'}, {len(report.problems)} problems",
+                ["class", "pixels %"],
+                [[label, f"{100 * count / total:.2f}"] for label, count in report.pixels.items()],
+            )
+            for problem in report.problems[:20]:
+                console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if problems:
+        console.print(f"{problems} problems")
+        raise typer.Exit(1)
+
+
 @app.command(name="list")
 def list_() -> None:
-    """List the training methods, the toy datasets and the segmentation architectures."""
+    """List the training methods, the datasets and the segmentation architectures."""
     import segmentation_models_pytorch as smp
 
     from dabnn.data import TOY_DATASETS
+    from dabnn.data.readers import READERS
     from dabnn.experiments.methods import METHODS
 
     architectures = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
     _print_table("methods", ["name", "title"], [[name, method.title] for name, method in METHODS.items()])
     _print_table("toy datasets", ["name"], [[name] for name in TOY_DATASETS])
+    _print_table("dataset readers", ["name", "terms"], [[name, cls.licence] for name, cls in READERS.items()])
     _print_table("architectures", ["name"], [[name] for name in architectures])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -63,6 +64,21 @@ def test_train_in_two_processes_writes_one_table(project, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mIoU %") == 1
     assert len((tmp_path / "tiny.csv").read_text().splitlines()) == 1 + len(CITIES)
+
+
+def test_data_check_reports_what_is_wrong(project, tmp_path):
+    good = run("data", "check", "folder", project / "data" / "sunvale")
+    assert good.exit_code == 0, good.output
+    assert "4 samples, 64x32 (4), 0 problems" in " ".join(good.output.split())
+    shutil.copytree(project / "data" / "sunvale", tmp_path / "broken")
+    label = next((tmp_path / "broken" / "labels" / "val").iterdir())
+    label.write_bytes(label.read_bytes()[:60])
+    bad = run("data", "check", "folder", tmp_path / "broken", "--split", "val")
+    assert bad.exit_code == 1
+    assert f"{label} cannot be decoded" in bad.output
+    unknown = run("data", "check", "ade20k", tmp_path)
+    assert unknown.exit_code == 1
+    assert "readers for folder" in unknown.output
 
 
 def test_evaluate_prints_every_class(project):

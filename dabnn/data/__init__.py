@@ -1,23 +1,54 @@
-"""Datasets, augmentation and loaders for semantic segmentation."""
+"""Datasets, label spaces, augmentation and loaders for semantic segmentation."""
 
 from __future__ import annotations
 
 from dabnn.data.base import Color, Sample, SegmentationDataset
+from dabnn.data.bdd100k import BDD100K
+from dabnn.data.camvid import CamVid
+from dabnn.data.check import DatasetReport, check_dataset
+from dabnn.data.cityscapes import Cityscapes
 from dabnn.data.folder import FolderDataset
+from dabnn.data.idd import IDD, IDDLite
+from dabnn.data.kitti import KITTI
 from dabnn.data.loader import Batch, SeededLoader
+from dabnn.data.maps import LabelMap, RelabelledDataset, list_maps, load_map, unite
+from dabnn.data.pairs import PairDataset
+from dabnn.data.pascal_context import PascalContext
+from dabnn.data.readers import READERS, open_dataset
+from dabnn.data.spaces import LabelSpace, list_spaces, load_space
 from dabnn.data.toy import TOY_DATASETS, ToyStreets
 from dabnn.data.transforms import RandomScale, eval_transform, train_transform
 
 __all__ = [
+    "BDD100K",
+    "IDD",
+    "KITTI",
+    "READERS",
     "TOY_DATASETS",
     "Batch",
+    "CamVid",
+    "Cityscapes",
     "Color",
+    "DatasetReport",
     "FolderDataset",
+    "IDDLite",
+    "LabelMap",
+    "LabelSpace",
+    "PairDataset",
+    "PascalContext",
     "RandomScale",
+    "RelabelledDataset",
     "Sample",
     "SeededLoader",
     "SegmentationDataset",
     "ToyStreets",
+    "check_dataset",
     "eval_transform",
+    "list_maps",
+    "list_spaces",
+    "load_map",
+    "load_space",
+    "open_dataset",
     "train_transform",
+    "unite",
 ]

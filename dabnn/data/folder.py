@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-from torchvision.tv_tensors import Image, Mask
-
-from dabnn.data.base import Color, Sample, SegmentationDataset
-from dabnn.data.images import opened, read_image
+from dabnn.data.pairs import PairDataset, Pairs, cut, find_pairs, split_part
+from dabnn.data.spaces import LabelSpace
 from dabnn.errors import DataError
 
-_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
-_MAX_NAMED = 5
+_LABELS = ("*.[pP][nN][gG]",)
+_IMAGES = ("*.[jJ][pP][gG]", "*.[jJ][pP][eE][gG]", *_LABELS)
 
 
-class FolderDataset(SegmentationDataset):
+class FolderDataset(PairDataset):
     """Images and label maps in folders, one sub-folder a split.
 
     The layout below ``root`` is::
@@ -45,110 +40,27 @@ class FolderDataset(SegmentationDataset):
     def __init__(self, root: str | Path, split: str, *, name: str | None = None) -> None:
         self.root = Path(root)
         self.split = split
-        self.name = name if name is not None else self.root.resolve().name
-        self.classes, self.palette, self._stored_ignore = _read_classes(self.root / "classes.json")
-        folder, low, high = _parse_split(split)
-        pairs = _find_pairs(self.root, folder)
-        self.pairs = pairs[len(pairs) * low // 100 : len(pairs) * high // 100]
-
-    def __len__(self) -> int:
-        """Return the number of image and label pairs of the split."""
-        return len(self.pairs)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return pair ``index``: ``image`` (3, H, W) uint8 RGB and ``mask`` (H, W) uint8 class ids.
-
-        Raises:
-            DataError: A file is truncated, the sizes differ, or a label id is no class; names the file.
-            IndexError: ``index`` is negative or too large.
-        """
-        if not 0 <= index < len(self.pairs):
-            raise IndexError(f"dataset '{self.name}' has samples 0 to {len(self) - 1}, not {index}")
-        image_path, label_path = self.pairs[index]
-        image = torch.from_numpy(read_image(image_path)).permute(2, 0, 1).contiguous()
-        mask = self._read_label(label_path)
-        if image.shape[-2:] != mask.shape:
-            raise DataError(
-                f"{label_path} is {_size(mask)} but its image {image_path} is {_size(image)} "
-                "(width x height): store both at one size (resize label maps with nearest)."
-            )
-        return {"image": Image(image), "mask": Mask(mask)}
-
-    def _read_label(self, path: Path) -> torch.Tensor:
-        with opened(path) as label:
-            # Pillow stretches a grey PNG of 1, 2 or 4 bits to 0..255, which would change its ids.
-            if label.mode != "P" and (label.mode != "L" or label.tile[0][3] != "L"):
-                raise DataError(f"{path} is no 8-bit palette or grey PNG: save it with one class id a pixel.")
-            mask = torch.from_numpy(np.array(label))
-            ids = np.flatnonzero(label.histogram())
-        unknown = ids[(ids >= len(self.classes)) & (ids != self._stored_ignore)]
-        if unknown.size:
-            raise DataError(
-                f"{path} has label ids {unknown.tolist()}, outside the {len(self.classes)} classes "
-                f"(0 to {len(self.classes) - 1}) of dataset '{self.name}': map them to a class or to the "
-                f"ignore index {self._stored_ignore}, or complete classes.json."
-            )
-        if self._stored_ignore != self.ignore_index:
-            mask[mask == self._stored_ignore] = self.ignore_index
-        return mask
+        space = _read_classes(self.root / "classes.json")
+        folder, low, high = split_part(split)
+        pairs = cut(_find_pairs(self.root, folder), low, high)
+        super().__init__(name if name is not None else self.root.resolve().name, pairs, space)
 
 
-def _parse_split(split: str) -> tuple[str, int, int]:
-    """Return the sub-folder and the range of a split, in percent of its samples."""
-    match = re.fullmatch(r"([^\[]+)(?:\[(?:(\d+)%)?:(?:(\d+)%)?\])?", split)
-    low, high = (int(match[2] or 0), int(match[3] or 100)) if match else (0, 0)
-    if match is None or not low < high <= 100:
-        raise DataError(f"split {split!r} must be a sub-folder or a part of one, such as 'train[:80%]'")
-    return match[1], low, high
-
-
-def _size(image: torch.Tensor) -> str:
-    return f"{image.shape[-1]}x{image.shape[-2]}"
-
-
-def _find_pairs(root: Path, split: str) -> list[tuple[Path, Path]]:
+def _find_pairs(root: Path, split: str) -> Pairs:
     available = sorted(path.name for path in (root / "images").glob("*") if path.is_dir())
     if split not in available:
         raise DataError(
             f"{root / 'images'} has no split '{split}': available are {', '.join(available) or 'none'}; "
             "expected images/<split>/ and labels/<split>/."
         )
-    images = _by_stem(root / "images" / split, _IMAGE_SUFFIXES)
-    labels = _by_stem(root / "labels" / split, (".png",))
-    if not images:
-        raise DataError(f"{root / 'images' / split} holds no .jpg, .jpeg or .png file: put the images there.")
-    if missing := sorted(images.keys() - labels.keys()):
-        raise DataError(
-            f"images without a label in {root / 'labels' / split}: "
-            f"{_named([images[stem].name for stem in missing])}: add <stem>.png there or remove the images."
-        )
-    if missing := sorted(labels.keys() - images.keys()):
-        raise DataError(
-            f"labels without an image in {root / 'images' / split}: "
-            f"{_named([labels[stem].name for stem in missing])}: add the images or remove the labels."
-        )
-    return [(images[stem], labels[stem]) for stem in sorted(images)]
+    images, labels = root / "images" / split, root / "labels" / split
+    pairs = find_pairs(images, _IMAGES, labels, _LABELS)
+    if not pairs:
+        raise DataError(f"{images} holds no .jpg, .jpeg or .png file: put the images there.")
+    return pairs
 
 
-def _by_stem(folder: Path, suffixes: tuple[str, ...]) -> dict[str, Path]:
-    files: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
-        if path.suffix.lower() not in suffixes or path.name.startswith("."):
-            continue
-        if path.stem in files:
-            raise DataError(
-                f"{files[path.stem].name} and {path.name} in {folder} are one sample by name: remove one."
-            )
-        files[path.stem] = path
-    return files
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more
-
-
-def _read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...], int]:
+def _read_classes(path: Path) -> LabelSpace:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         classes, palette, ignore_index = content["classes"], content["palette"], content["ignore_index"]
@@ -162,7 +74,9 @@ def _read_classes(path: Path) -> tuple[tuple[str, ...], tuple[Color, ...], int]:
         ) from error
     if problem := _problem_with(classes, palette, ignore_index):
         raise DataError(f"{path}: {problem}.")
-    return tuple(classes), tuple((red, green, blue) for red, green, blue in palette), ignore_index
+    colors = tuple((red, green, blue) for red, green, blue in palette)
+    ids = {index: index for index in range(len(classes))}
+    return LabelSpace(path.parent.name, tuple(classes), colors, ids, frozenset({ignore_index}))
 
 
 def _problem_with(classes: Any, palette: Any, ignore_index: Any) -> str | None:

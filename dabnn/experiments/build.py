@@ -16,11 +16,14 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LR
 import dabnn
 from dabnn.convert import resize_classifier
 from dabnn.data import (
-    FolderDataset,
+    RelabelledDataset,
     SeededLoader,
     SegmentationDataset,
     ToyStreets,
     eval_transform,
+    load_map,
+    load_space,
+    open_dataset,
     train_transform,
 )
 from dabnn.errors import ConfigError
@@ -38,9 +41,15 @@ def build_dataset(config: Config, name: str, *, train: bool, data_dir: Path) -> 
     """Return the training or evaluation split of one dataset."""
     entry = config.datasets[name]
     split = entry.train if train else entry.evaluate
+    dataset: SegmentationDataset
     if entry.kind == "toy":
-        return ToyStreets(entry.root, split)
-    return FolderDataset(data_dir / entry.root, split, name=name)
+        dataset = ToyStreets(entry.root, split)
+    else:
+        dataset = open_dataset(entry.kind, data_dir / entry.root, split, name=name)
+    if entry.relabel is None:
+        return dataset
+    source, target = entry.relabel
+    return RelabelledDataset(dataset, load_map(source, target), load_space(target))
 
 
 def build_train_loader(config: Config, dataset: SegmentationDataset, seed: int) -> SeededLoader:

@@ -49,8 +49,9 @@ class DatasetConfig:
     """Where one dataset comes from.
 
     Attributes:
-        kind: "folder" for `dabnn.data.FolderDataset`, "toy" for `dabnn.data.ToyStreets`.
+        kind: "toy" for `dabnn.data.ToyStreets`, else a reader of `dabnn.data.readers`.
         root: Folder below the data directory, or the name of the toy dataset.
+        relabel: Label spaces (from, to) of a map of `dabnn.data.maps`, to train in another label space.
         train: Training split.
         evaluate: Evaluation split.
         weight: Loss weight w_i (Eq. 3).
@@ -58,7 +59,10 @@ class DatasetConfig:
     """
 
     root: str
-    kind: Literal["folder", "toy"] = "folder"
+    kind: Literal[
+        "folder", "toy", "cityscapes", "bdd100k", "camvid", "kitti", "idd", "idd_lite", "pascal_context"
+    ] = "folder"
+    relabel: tuple[str, str] | None = None
     train: str = "train"
     evaluate: str = "val"
     weight: NotNegative = 1.0

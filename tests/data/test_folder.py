@@ -96,7 +96,7 @@ def test_any_ignore_index_of_the_files_becomes_255(town: Path) -> None:
 
     assert dataset.ignore_index == 255
     assert sorted(dataset[0]["mask"].unique().tolist()) == [0, 1, 255]
-    with pytest.raises(DataError, match=r"label ids \[255\].*ignore index 200"):
+    with pytest.raises(DataError, match=r"label ids \[255\].*200 for void"):
         FolderDataset(town, "train")[0]
 
 

@@ -8,7 +8,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
 from dabnn.errors import ConfigError
-from dabnn.experiments.build import build_model, build_optimizer, build_scheduler, data_directory
+from dabnn.experiments.build import (
+    build_dataset,
+    build_model,
+    build_optimizer,
+    build_scheduler,
+    data_directory,
+)
 from dabnn.experiments.config import TrainingConfig, parse_config
 from dabnn.layers import DatasetAwareBatchNorm
 
@@ -91,6 +97,16 @@ def test_warmup_rises_to_the_full_rate_before_the_schedule():
     values = rates(TrainingConfig(lr=0.1, warmup=4), 8)
     assert values[:4] == pytest.approx([0.025, 0.04375, 0.0625, 0.08125])
     assert values[4:] == pytest.approx([0.1 * (1 - k / 4) ** 0.9 for k in range(4)])
+
+
+@pytest.mark.data
+def test_a_dataset_is_read_in_its_official_layout_and_in_another_label_space(data_root):
+    entry = {"kind": "cityscapes", "root": "cityscapes-raw-sample", "relabel": ["cityscapes", "idd_lite"]}
+    config = parse_config({"name": "x", "datasets": {"city": entry}})
+    dataset = build_dataset(config, "city", train=False, data_dir=data_root)
+    assert dataset.name == "city"
+    assert dataset.classes[0] == "drivable"
+    assert set(dataset[0]["mask"].unique().tolist()) <= {*range(7), 255}
 
 
 def test_data_directory_order(monkeypatch, tmp_path):

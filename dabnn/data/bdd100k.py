@@ -1,0 +1,51 @@
+"""BDD100K semantic segmentation (Yu et al., CVPR 2020) in its two official layouts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from dabnn.data.pairs import PairDataset, cut, find_pairs, split_part
+from dabnn.data.spaces import load_space
+
+
+class BDD100K(PairDataset):
+    """The 19 classes of Cityscapes, 1280x720: 7000 training and 1000 validation images.
+
+    The layout below ``root``, as of 2020::
+
+        images/10k/<split>/<name>.jpg
+        labels/sem_seg/masks/<split>/<name>.png
+
+    or as of 2018::
+
+        seg/images/<split>/<name>.jpg
+        seg/labels/<split>/<name>_train_id.png
+
+    Args:
+        root: Folder with one of these layouts.
+        split: "train" or "val", or a part of it such as "train[:80%]".
+        name: Dataset name for `dabnn.use_dataset`.
+
+    Raises:
+        DataError: The data is not there, or an image has no label or the other way round.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    licence: ClassVar[str] = "education, research and not-for-profit use (BDD100K licence)"
+    steps: ClassVar[tuple[str, ...]] = (
+        "register at http://bdd-data.berkeley.edu",
+        'download "10K Images" and "Segmentation"',
+        "unpack both into one folder; the root is the bdd100k in it",
+    )
+
+    def __init__(self, root: str | Path, split: str = "train", *, name: str = "bdd100k") -> None:
+        root = Path(root)
+        folder, low, high = split_part(split)
+        images, labels, label_files = root / "images" / "10k", root / "labels" / "sem_seg" / "masks", "*.png"
+        if not images.is_dir():
+            images, labels, label_files = root / "seg" / "images", root / "seg" / "labels", "*_train_id.png"
+        pairs = find_pairs(images / folder, ["*.jpg"], labels / folder, [label_files])
+        if not pairs:
+            raise self.not_found(root, f"no image images/10k/{folder}/*.jpg or seg/images/{folder}/*.jpg")
+        super().__init__(name, cut(pairs, low, high), load_space("cityscapes"))

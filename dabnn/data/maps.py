@@ -1,0 +1,150 @@
+"""From one label space to another: relabel a dataset, project predictions, unite label spaces."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import torch
+from torch import Tensor
+from torchvision.tv_tensors import Mask
+
+from dabnn.data.base import Color, Sample, SegmentationDataset
+from dabnn.data.spaces import VOID, LabelSpace, load_space
+from dabnn.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Says for each class of one label space which class of another it is.
+
+    Attributes:
+        source: Classes that are mapped.
+        target: Classes that they are mapped to.
+        classes: Target class by source class; None for a class without a counterpart, which becomes void.
+
+    Raises:
+        DataError: A source class is not mapped, or a name is no class.
+    """
+
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+    classes: Mapping[str, str | None]
+
+    def __post_init__(self) -> None:
+        unmapped = [name for name in self.source if name not in self.classes]
+        unknown = [name for name in self.classes if name not in self.source]
+        unknown += [name for name in self.classes.values() if name is not None and name not in self.target]
+        if unmapped or unknown:
+            raise DataError(
+                f"a label map must map every class of its source: missing {unmapped}, unknown {unknown}; "
+                "map a class without a counterpart to None"
+            )
+
+    def ids(self) -> list[int]:
+        """Return the target class id of each source class, `VOID` for none."""
+        names = [self.classes[name] for name in self.source]
+        return [VOID if name is None else self.target.index(name) for name in names]
+
+    def relabel(self, mask: Tensor) -> Tensor:
+        """Return a mask (...) of source class ids as one of target class ids; void stays void."""
+        table = torch.full((256,), VOID, dtype=torch.uint8, device=mask.device)
+        table[: len(self.source)] = torch.tensor(self.ids(), dtype=torch.uint8, device=mask.device)
+        return table[mask.long()].to(mask.dtype)
+
+    def project(self, logits: Tensor) -> Tensor:
+        """Return logits (B, source classes, ...) as logits (B, target classes, ...).
+
+        The probability of a target class is the sum of those that are mapped to it, of all but the void
+        classes; a class that nothing is mapped to gets minus infinity.
+
+        Raises:
+            DataError: The number of channels is not that of the source.
+        """
+        if logits.shape[1] != len(self.source):
+            raise DataError(f"logits of {logits.shape[1]} classes do not fit a map of {len(self.source)}")
+        ids = torch.tensor(self.ids(), device=logits.device)
+        groups = [logits[:, ids == index] for index in range(len(self.target))]
+        nothing = torch.full_like(logits[:, 0], -torch.inf)
+        return torch.stack([group.logsumexp(1) if group.shape[1] else nothing for group in groups], dim=1)
+
+
+def load_map(source: str, target: str) -> LabelMap:
+    """Return a map between two label spaces that dabnn ships, see `list_maps`.
+
+    Raises:
+        DataError: There is none.
+    """
+    if (source, target) not in list_maps():
+        known = ", ".join(f"{a} to {b}" for a, b in list_maps())
+        raise DataError(f"there is no label map {source} to {target}; there are {known}")
+    file = files("dabnn.data") / "label_maps" / f"{source}-to-{target}.json"
+    classes = json.loads(file.read_text(encoding="utf-8"))["classes"]
+    return LabelMap(load_space(source).classes, load_space(target).classes, classes)
+
+
+def list_maps() -> list[tuple[str, str]]:
+    """Return source and target of every label map that dabnn ships."""
+    names = [file.name.removesuffix(".json") for file in (files("dabnn.data") / "label_maps").iterdir()]
+    return sorted((a, b) for a, _, b in (name.partition("-to-") for name in names))
+
+
+def unite(spaces: Sequence[LabelSpace], name: str = "union") -> tuple[LabelSpace, list[LabelMap]]:
+    """Return the union of label spaces, and the map of each into it; classes of one name are one class.
+
+    Args:
+        spaces: In the order in which their classes are taken; a class has the colour of its first.
+        name: Name of the union.
+    """
+    colors: dict[str, Color] = {}
+    for space in spaces:
+        colors = dict(zip(space.classes, space.palette, strict=True)) | colors
+    classes = tuple(dict.fromkeys(c for space in spaces for c in space.classes))
+    ids = {index: index for index in range(len(classes))}
+    union = LabelSpace(name, classes, tuple(colors[c] for c in classes), ids, frozenset({VOID}))
+    maps = [LabelMap(space.classes, classes, {c: c for c in space.classes}) for space in spaces]
+    return union, maps
+
+
+class RelabelledDataset(SegmentationDataset):
+    """A dataset in another label space.
+
+    Args:
+        dataset: The original; its files are read as before.
+        label_map: From its classes to others.
+        space: Label space of the result; its classes are the target of the map.
+        name: Dataset name; that of the original if left out.
+
+    Raises:
+        DataError: The map does not start at the classes of the dataset, or end at those of the space.
+    """
+
+    def __init__(
+        self,
+        dataset: SegmentationDataset,
+        label_map: LabelMap,
+        space: LabelSpace,
+        *,
+        name: str | None = None,
+    ) -> None:
+        if dataset.classes != label_map.source or space.classes != label_map.target:
+            raise DataError(
+                f"the map is from {list(label_map.source)} to {list(label_map.target)}, the dataset has "
+                f"{list(dataset.classes)} and the label space {list(space.classes)}"
+            )
+        self.dataset = dataset
+        self.label_map = label_map
+        self.name = name if name is not None else dataset.name
+        self.classes, self.palette = space.classes, space.palette
+
+    def __len__(self) -> int:
+        """Return the number of samples."""
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample ``index`` with a mask of the new class ids."""
+        sample = self.dataset[index]
+        mask = self.label_map.relabel(sample["mask"].as_subclass(Tensor))
+        return {"image": sample["image"], "mask": Mask(mask)}
