@@ -93,12 +93,22 @@ def train(
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Data = None,
+    scale: Annotated[list[float], typer.Option(min=0.05, help="Size of a view; repeat to average.")] = [1.0],
+    flip: Annotated[bool, typer.Option(help="Average with the mirror image.")] = False,
+    window: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of windows.")] = None,
 ) -> None:
     """Evaluate a finished run again and print the IoU of every class."""
+    from dabnn.evaluation import predict_logits, predict_scales, predict_windows
     from dabnn.experiments.saved import evaluate_run
 
+    view = predict_logits if window is None else partial(predict_windows, window=window)
+    predict = (
+        view
+        if scale == [1.0] and not flip
+        else partial(predict_scales, scales=scale, flip=flip, predict=view)
+    )
     with _readable_errors():
-        for name, result in evaluate_run(run, data_dir=data).items():
+        for name, result in evaluate_run(run, data_dir=data, predict=predict).items():
             rows = [[label, f"{iou:.2f}"] for label, iou in result.iou.items()]
             rows += [["mean IoU", f"{result.miou:.2f}"], ["pixel accuracy", f"{result.pixel_accuracy:.2f}"]]
             _print_table(name, ["class", "IoU %"], rows)

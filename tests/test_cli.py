@@ -88,6 +88,15 @@ def test_evaluate_prints_every_class(project):
         assert label in result.output
 
 
+def test_evaluate_in_windows_at_several_sizes(project):
+    plain = run("evaluate", project / "runs" / "tiny" / "cdcl-seed0")
+    views = ("--scale", 0.5, "--scale", 1, "--flip", "--window", 32, 32)
+    result = run("evaluate", project / "runs" / "tiny" / "cdcl-seed0", *views)
+    assert result.exit_code == 0, result.output
+    assert "mean IoU" in result.output
+    assert result.output != plain.output
+
+
 def test_predict_writes_overlays(project, tmp_path):
     photo = tmp_path / "street.jpg"
     Image.new("RGB", (70, 45), (90, 120, 150)).save(photo)

@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from dabnn.evaluation.inference import eval_mode, evaluate_model, predict_logits
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
+from dabnn.evaluation.views import predict_scales, predict_windows
 
-__all__ = ["SegmentationMetric", "SegmentationResult", "eval_mode", "evaluate_model", "predict_logits"]
+__all__ = [
+    "SegmentationMetric",
+    "SegmentationResult",
+    "eval_mode",
+    "evaluate_model",
+    "predict_logits",
+    "predict_scales",
+    "predict_windows",
+]

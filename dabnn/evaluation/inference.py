@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 from dabnn.data.batch import inputs_of, target_of
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
+
+Predict = Callable[[nn.Module, Tensor], Tensor]
+"""From a model and images (B, 3, H, W) to scores (B, C, H, W)."""
 
 
 def predict_logits(model: nn.Module, images: Tensor, *, divisor: int = 32) -> Tensor:
@@ -45,6 +48,8 @@ def evaluate_model(
     loader: Iterable[Any],
     metric: SegmentationMetric,
     device: torch.device | str,
+    *,
+    predict: Predict = predict_logits,
 ) -> SegmentationResult:
     """Measure ``model`` on every batch of ``loader``.
 
@@ -57,6 +62,8 @@ def evaluate_model(
             (B, H, W).
         metric: Reset, moved to ``device`` and filled.
         device: Where the batches are moved to.
+        predict: How logits come from images, such as `predict_windows` or `predict_scales` with their
+            options bound.
 
     Returns:
         The result over the whole loader.
@@ -69,7 +76,7 @@ def evaluate_model(
     with eval_mode(model), torch.inference_mode():
         for batch in loader:
             images, target = (part(batch).to(device, non_blocking=True) for part in (inputs_of, target_of))
-            metric.update(predict_logits(model, images), target)
+            metric.update(predict(model, images), target)
     return metric.compute()
 
 

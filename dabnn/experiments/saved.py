@@ -13,7 +13,8 @@ from torch import nn
 import dabnn
 from dabnn.data import Color, SegmentationDataset
 from dabnn.errors import CheckpointError, DataError
-from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
+from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
+from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.methods import get_method
@@ -73,12 +74,15 @@ def load_run(folder: Path) -> SavedRun:
     return SavedRun(model.eval(), config, datasets)
 
 
-def evaluate_run(folder: Path, *, data_dir: Path | None = None) -> dict[str, SegmentationResult]:
+def evaluate_run(
+    folder: Path, *, data_dir: Path | None = None, predict: Predict = predict_logits
+) -> dict[str, SegmentationResult]:
     """Measure a finished training again on the evaluation split of each of its datasets.
 
     Args:
         folder: Folder of the training.
         data_dir: Folder of the datasets; else ``$DABNN_DATA``, else where the training found them.
+        predict: How logits come from images, see `dabnn.evaluation.evaluate_model`.
 
     Raises:
         CheckpointError: If the folder holds no finished training, or one of its files is damaged.
@@ -95,7 +99,8 @@ def evaluate_run(folder: Path, *, data_dir: Path | None = None) -> dict[str, Seg
     for name, dataset in datasets.items():
         metric = SegmentationMetric(dataset.classes, dataset.ignore_index)
         with dabnn.use_dataset(model, name):
-            results[name] = evaluate_model(model, build_eval_loader(config, dataset), metric, device)
+            loader = build_eval_loader(config, dataset)
+            results[name] = evaluate_model(model, loader, metric, device, predict=predict)
     return results
 
 
