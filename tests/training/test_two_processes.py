@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,13 @@ pytestmark = pytest.mark.ddp
 SCRIPT = Path(__file__).with_name("two_processes.py")
 
 
-def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+ACCELERATE = ("accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1")
+DEFAULTS = ("--mixed_precision", "no", "--dynamo_backend", "no")  # or Accelerate prints what it assumes
+
+
+def launch(*arguments: str, launcher: Sequence[str] = TORCHRUN) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", *launcher]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         [*command, *arguments], capture_output=True, text=True, env=environment, timeout=300, check=False
@@ -208,10 +214,13 @@ def test_a_dying_process_ends_the_group_with_the_reason() -> None:
     assert time.monotonic() - start < 240
 
 
-def test_the_example_runs_in_two_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("launcher", [TORCHRUN, (*ACCELERATE, *DEFAULTS)], ids=["torchrun", "accelerate"])
+def test_the_example_runs_in_two_processes(
+    launcher: Sequence[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     example = Path(__file__).parents[2] / "examples" / "by_feature" / "several_processes.py"
     monkeypatch.chdir(tmp_path)
-    done = launch(str(example), "--steps", "1")
+    done = launch(str(example), "--steps", "1", launcher=launcher)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("mIoU") == 3  # once for each dataset
 
