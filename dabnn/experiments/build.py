@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import segmentation_models_pytorch as smp
 from segmentation_models_pytorch.base.initialization import initialize_head
@@ -78,13 +79,15 @@ def build_eval_loader(config: Config, dataset: SegmentationDataset) -> SeededLoa
     return SeededLoader(dataset, 1, transform=transform, shuffle=False, drop_last=False)
 
 
-def build_model(config: Config, num_classes: Mapping[str, int], *, shared_norms: bool = False) -> nn.Module:
+def build_model(
+    config: Config, num_classes: Mapping[str, int], *, convert: Mapping[str, Any] | None = None
+) -> nn.Module:
     """Return a dataset-aware model for the given datasets, initialised from torch's random state.
 
     Args:
         config: The experiment.
         num_classes: Number of classes by dataset name, in branch order.
-        shared_norms: Keep the norms shared, so that only the classifiers are private.
+        convert: Further options of `dabnn.convert_to_dataset_aware`.
     """
     entry = config.model
     try:
@@ -104,7 +107,7 @@ def build_model(config: Config, num_classes: Mapping[str, int], *, shared_norms:
         dataset_names=list(num_classes),
         num_classes=list(num_classes.values()),
         head_factory=new_head,
-        skip="*" if shared_norms else (),
+        **(convert or {}),
     )
 
 

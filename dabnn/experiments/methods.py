@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import nn
 
 from dabnn.errors import ConfigError
 
@@ -15,21 +18,28 @@ class Method:
     Attributes:
         title: What tables call it.
         together: One network for all datasets, instead of one each.
-        shared_norms: All datasets share the batch norms; only classifiers are private.
+        convert: What of the network is private to a dataset besides its classifier, as options of
+            `dabnn.convert_to_dataset_aware`; left out, all batch norms.
         update: See `dabnn.AlternationTrainer`.
     """
 
     title: str
     together: bool = True
-    shared_norms: bool = False
+    convert: Mapping[str, Any] = field(default_factory=dict)
     update: Literal["alternation", "dataset"] = "alternation"
 
 
 METHODS: dict[str, Method] = {
     "cdcl": Method("CDCL"),
     "single": Method("Single-dataset", together=False),
-    "shared_bn": Method("Shared BN", shared_norms=True),
+    "shared_bn": Method("Shared BN", convert={"skip": "*"}),
     "no_dat": Method("CDCL without DAT", update="dataset"),
+    # The other row of Table 3; and what the paper leaves open: which half of a private norm matters, where.
+    "private_conv": Method("Private convolutions, shared BN", convert={"norm_types": (nn.Conv2d,)}),
+    "private_statistics": Method("Private statistics only", convert={"share_affine": True}),
+    "private_affine": Method("Private affine only", convert={"share_statistics": True}),
+    "encoder_norms": Method("Private BN in the encoder only", convert={"skip": "decoder.*"}),
+    "decoder_norms": Method("Private BN in the decoder only", convert={"skip": "encoder.*"}),
 }
 
 

@@ -216,7 +216,7 @@ def build_trainer(
     settings, training = get_method(method), config.training
     torch.manual_seed(seed)
     widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
-    model = build_model(config, widths, shared_norms=settings.shared_norms)
+    model = build_model(config, widths, convert=settings.convert)
     return AlternationTrainer(
         model,
         {name: build_train_loader(config, dataset, seed) for name, dataset in datasets.items()},

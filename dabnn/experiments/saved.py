@@ -69,7 +69,7 @@ def load_run(folder: Path) -> SavedRun:
         ) from error
     widths = {name: len(space.classes) for name, space in datasets.items()}
     with torch.random.fork_rng():
-        model = build_model(config, widths, shared_norms=method.shared_norms)
+        model = build_model(config, widths, convert=method.convert)
     _load_weights(model, folder / "model.safetensors")
     return SavedRun(model.eval(), config, datasets)
 

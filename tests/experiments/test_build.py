@@ -16,6 +16,7 @@ from dabnn.experiments.build import (
     data_directory,
 )
 from dabnn.experiments.config import TrainingConfig, parse_config
+from dabnn.experiments.methods import METHODS
 from dabnn.layers import DatasetAwareBatchNorm
 
 
@@ -31,9 +32,32 @@ def test_model_has_a_branch_and_a_classifier_per_dataset():
 
 
 def test_shared_norms_leave_only_the_classifiers_private():
-    model = build_model(config_for(), {"a": 5, "b": 3}, shared_norms=True)
+    model = build_model(config_for(), {"a": 5, "b": 3}, convert=METHODS["shared_bn"].convert)
     assert not any(isinstance(module, DatasetAwareBatchNorm) for module in model.modules())
     assert [head.out_channels for head in model.segmentation_head[0].heads] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("method", "private"),
+    [
+        ("cdcl", {"encoder", "decoder", "norm", "weight", "running_mean"}),
+        ("private_conv", {"encoder", "decoder", "conv", "weight"}),
+        ("private_statistics", {"encoder", "decoder", "norm", "running_mean"}),
+        ("private_affine", {"encoder", "decoder", "norm", "weight"}),
+        ("encoder_norms", {"encoder", "norm", "weight", "running_mean"}),
+        ("decoder_norms", {"decoder", "norm", "weight", "running_mean"}),
+    ],
+)
+def test_methods_say_what_is_private_besides_the_classifiers(method, private):
+    model = build_model(config_for(), {"a": 5, "b": 3}, convert=METHODS[method].convert)
+    found = set()
+    for path, switch in model.named_modules():
+        if isinstance(switch, DatasetAwareBatchNorm):
+            a, b = (branch.state_dict(keep_vars=True) for branch in switch.branches)
+            found.add(path.partition(".")[0])
+            found.add("norm" if isinstance(switch.branches[0], _BatchNorm) else "conv")
+            found |= {name for name in ("weight", "running_mean") if name in a and a[name] is not b[name]}
+    assert found == private
 
 
 def test_every_classifier_starts_as_smp_initialises_it():
