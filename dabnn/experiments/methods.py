@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -12,12 +12,29 @@ from dabnn.errors import ConfigError
 
 
 @dataclass(frozen=True)
+class Network:
+    """One network that a method trains.
+
+    Attributes:
+        datasets: The datasets that it has a branch for and is measured on.
+        train: Those of them that it is trained on.
+        start: The dataset whose single-dataset network it starts from, or None.
+    """
+
+    datasets: tuple[str, ...]
+    train: tuple[str, ...]
+    start: str | None = None
+
+
+@dataclass(frozen=True)
 class Method:
     """How one method treats several datasets.
 
     Attributes:
         title: What tables call it.
         together: One network for all datasets, instead of one each.
+        transfer: Start from the single-dataset network of the other dataset, of two.
+        freeze: Train private parts only.
         convert: What of the network is private to a dataset besides its classifier, as options of
             `dabnn.convert_to_dataset_aware`; left out, all batch norms.
         update: See `dabnn.AlternationTrainer`.
@@ -25,13 +42,34 @@ class Method:
 
     title: str
     together: bool = True
+    transfer: bool = False
+    freeze: bool = False
     convert: Mapping[str, Any] = field(default_factory=dict)
     update: Literal["alternation", "dataset"] = "alternation"
+
+    def networks(self, datasets: Iterable[str]) -> list[Network]:
+        """Return the networks to train for these datasets.
+
+        Raises:
+            ConfigError: If the method is for two datasets and there are more or fewer.
+        """
+        names = tuple(datasets)
+        if not self.transfer:
+            return [Network(names, names)] if self.together else [Network((name,), (name,)) for name in names]
+        if len(names) != 2:
+            raise ConfigError(f"{self.title!r} goes from one dataset to another, there are {list(names)}")
+        if self.together:
+            return [Network(names, names[1:], start=names[0])]
+        return [Network((to,), (to,), start=other) for to, other in zip(names, reversed(names), strict=True)]
 
 
 METHODS: dict[str, Method] = {
     "cdcl": Method("CDCL"),
     "single": Method("Single-dataset", together=False),
+    "finetune": Method("Finetuning", together=False, transfer=True),
+    # Table 6: train on the first dataset, then on the second with new norms.
+    "two_stage": Method("Two stages, convolutions updated", transfer=True),
+    "two_stage_frozen": Method("Two stages, convolutions frozen", transfer=True, freeze=True),
     "shared_bn": Method("Shared BN", convert={"skip": "*"}),
     "no_dat": Method("CDCL without DAT", update="dataset"),
     # The other row of Table 3; and what the paper leaves open: which half of a private norm matters, where.

@@ -31,7 +31,8 @@ from dabnn.experiments.build import (
     data_directory,
 )
 from dabnn.experiments.config import Config, to_dict
-from dabnn.experiments.methods import METHODS, get_method
+from dabnn.experiments.methods import METHODS, Network, get_method
+from dabnn.experiments.transfer import transfer
 from dabnn.files import written_atomically
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
 from dabnn.training.processes import agreed
@@ -78,13 +79,9 @@ def run_method(
     Raises:
         ConfigError: If a folder holds a training with another config, or the method is unknown.
     """
-    names = list(config.datasets)
-    groups = [names] if get_method(method).together else [[name] for name in names]
     rows = []
-    for group in groups:
-        folder = run_folder(out, method, seed, group)
-        if not _is_finished(folder, config):
-            _train(config, method, seed, group, folder, data_directory(config, data_dir), callbacks())
+    for network in get_method(method).networks(config.datasets):
+        folder = _finish(config, method, seed, network, out, data_directory(config, data_dir), callbacks)
         rows += read_rows(folder)
     return rows
 
@@ -184,19 +181,42 @@ def _identity(config: Config) -> dict[str, Any]:
     return {key: value for key, value in to_dict(config).items() if key != "data_dir"}
 
 
+def _finish(
+    config: Config,
+    method: str,
+    seed: int,
+    network: Network,
+    out: Path,
+    data_dir: Path,
+    callbacks: Callable[[], Iterable[Callback]],
+) -> Path:
+    """Train a network, and the one it starts from, unless that was done before; return its folder."""
+    folder = run_folder(out, method, seed, network.train)
+    if not _is_finished(folder, config):
+        start = None
+        if network.start is not None:
+            single = Network((network.start,), (network.start,))
+            start = _finish(config, "single", seed, single, out, data_dir, callbacks)
+        _train(config, method, seed, network, start, folder, data_dir, callbacks())
+    return folder
+
+
 def _train(
     config: Config,
     method: str,
     seed: int,
-    names: Sequence[str],
+    network: Network,
+    start: Path | None,
     folder: Path,
     data_dir: Path,
     callbacks: Iterable[Callback],
 ) -> None:
     agreed(partial(_claim, folder, config), main_only=True)
-    train = {name: build_dataset(config, name, train=True, data_dir=data_dir) for name in names}
-    evaluation = {name: build_dataset(config, name, train=False, data_dir=data_dir) for name in names}
-    trainer = build_trainer(config, method, seed, train, folder, callbacks)
+    train = {name: build_dataset(config, name, train=True, data_dir=data_dir) for name in network.train}
+    evaluation = {
+        name: build_dataset(config, name, train=False, data_dir=data_dir) for name in network.datasets
+    }
+    trainer = build_trainer(config, method, seed, train, folder, callbacks, start)
     trainer.fit(config.training.steps, resume=True)
     loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
     results = trainer.evaluate(loaders)
@@ -211,12 +231,26 @@ def build_trainer(
     datasets: dict[str, SegmentationDataset],
     folder: Path,
     callbacks: Iterable[Callback] = (),
+    start: Path | None = None,
 ) -> AlternationTrainer:
-    """Return the trainer of one network; seeds torch's global generator."""
+    """Return the trainer of one network; seeds torch's global generator.
+
+    Args:
+        config: The experiment.
+        method: Name of the method.
+        seed: Seed of initialisation, data order and augmentation.
+        datasets: The training splits by name.
+        folder: Folder of the training.
+        callbacks: Further callbacks.
+        start: Folder of the finished training that a method with ``transfer`` starts from.
+    """
     settings, training = get_method(method), config.training
     torch.manual_seed(seed)
     widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
-    model = build_model(config, widths, convert=settings.convert)
+    if start is None:
+        model = build_model(config, widths, convert=settings.convert)
+    else:
+        model = transfer(start, widths, keep=settings.together, freeze=settings.freeze)
     return AlternationTrainer(
         model,
         {name: build_train_loader(config, dataset, seed) for name, dataset in datasets.items()},

@@ -11,13 +11,17 @@ import pytest
 import torch
 from PIL import Image as PILImage
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 
+import dabnn
 from dabnn.data import FolderDataset, ToyStreets
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
 from dabnn.experiments.config import parse_config, with_steps
+from dabnn.experiments.methods import METHODS
 from dabnn.experiments.run import build_trainer, run_folder, run_method, write_table
 from dabnn.experiments.toy_folders import write_folder
+from dabnn.experiments.transfer import transfer
 from dabnn.training import Callback
 
 CITIES = ("northport", "sunvale")
@@ -42,13 +46,58 @@ CONFIG = parse_config(
 )
 
 
-@pytest.mark.parametrize("method", ["cdcl", "single", "shared_bn", "no_dat"])
+ELSEWHERE = {"encoder_norms"}  # this decoder has no batch norm to keep shared
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in ELSEWHERE])
 def test_every_method_gives_a_row_per_dataset(method, data_dir, tmp_path):
     rows = run_method(CONFIG, method, 3, tmp_path, data_dir=data_dir)
     assert [(row.method, row.dataset, row.seed, row.steps) for row in rows] == [
         (method, name, 3, 2) for name in CITIES
     ]
     assert all(0 <= row.miou <= 100 for row in rows)
+
+
+def state_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_two_stages_leave_the_first_dataset_as_it_was_only_if_convolutions_are_frozen(data_dir, tmp_path):
+    rows = {
+        method: run_method(CONFIG, method, 0, tmp_path, data_dir=data_dir)
+        for method in ("single", "two_stage_frozen", "two_stage", "finetune")
+    }
+    first, _ = rows["single"]
+    assert rows["two_stage_frozen"][0].miou == first.miou
+    single = state_of(run_folder(tmp_path, "single", 0, CITIES[:1]))
+    for method, same in (("two_stage_frozen", True), ("two_stage", False)):
+        state = state_of(run_folder(tmp_path, method, 0, CITIES))
+        assert all(torch.equal(state[key], single[key]) for key in single) is same
+    finetuned = state_of(run_folder(tmp_path, "finetune", 0, CITIES[1:]))
+    assert finetuned.keys() == state_of(run_folder(tmp_path, "single", 0, CITIES[1:])).keys()
+
+
+def test_finetuning_starts_from_the_network_of_the_other_dataset(data_dir, tmp_path):
+    run_method(CONFIG, "single", 0, tmp_path, data_dir=data_dir)
+    start = run_folder(tmp_path, "single", 0, CITIES[:1])
+    model = transfer(start, {"sunvale": 7}, keep=False, freeze=False)
+    single, state = state_of(start), model.state_dict()
+    heads = {key for key in state if "heads" in key}
+    assert heads
+    assert all(torch.equal(state[key], single[key]) for key in state.keys() - heads)
+    kept = transfer(start, {"sunvale": 7}, keep=True, freeze=True)
+    new = dabnn.extract_dataset(kept, "sunvale")
+    norms = [module for module in new.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all((norm.running_var == 1).all() and (norm.weight == 1).all() for norm in norms)
+    for key, parameter in kept.named_parameters():
+        assert parameter.requires_grad == (".bns.1." in key or ".heads.1." in key), key
+
+
+def test_transfer_takes_two_datasets():
+    with pytest.raises(
+        ConfigError, match=r"'Finetuning' goes from one dataset to another, there are \['a'\]"
+    ):
+        METHODS["finetune"].networks(["a"])
 
 
 def test_finished_runs_are_not_repeated(data_dir, tmp_path, monkeypatch):

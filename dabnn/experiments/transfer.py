@@ -1,0 +1,48 @@
+"""Start the network of one dataset from the trained network of another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+import dabnn
+from dabnn.adapters import named_switches
+from dabnn.experiments.build import new_head
+from dabnn.experiments.saved import load_run
+from dabnn.layers import DatasetAwareBatchNorm
+
+
+def transfer(folder: Path, num_classes: Mapping[str, int], *, keep: bool, freeze: bool) -> nn.Module:
+    """Return a single-dataset network with another dataset added to it.
+
+    Args:
+        folder: Folder of the finished training of the single-dataset network.
+        num_classes: Number of classes of the one dataset to add, by its name.
+        keep: Keep the first dataset, and give the new one norms that start anew, as Chang et al. (2019) do;
+            else the new dataset goes on with the norms of the first, which is taken out: finetuning.
+        freeze: Let only what belongs to the new dataset be trained.
+    """
+    model = load_run(folder).model
+    (source,) = dabnn.dataset_names(model)
+    ((target, classes),) = num_classes.items()
+    dabnn.add_dataset(model, target, num_classes=classes, init_from=source, head_factory=new_head)
+    if keep:
+        for _, switch in named_switches(model):
+            if isinstance(switch, DatasetAwareBatchNorm):
+                _reset(switch.branches[-1])
+    else:
+        dabnn.remove_dataset(model, source)
+    if freeze:
+        model.requires_grad_(False)
+        for parameter in dabnn.branch_parameters(model, target):
+            parameter.requires_grad_(True)
+    return model
+
+
+def _reset(norm: nn.Module) -> None:
+    for module in norm.modules():
+        if isinstance(module, _NormBase):
+            module.reset_parameters()
