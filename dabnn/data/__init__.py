@@ -7,11 +7,12 @@ from dabnn.data.bdd100k import BDD100K
 from dabnn.data.camvid import CamVid
 from dabnn.data.check import DatasetReport, check_dataset
 from dabnn.data.cityscapes import Cityscapes
+from dabnn.data.derived import JoinedDataset, RelabelledDataset
 from dabnn.data.folder import FolderDataset
 from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
 from dabnn.data.loader import Batch, SeededLoader
-from dabnn.data.maps import LabelMap, RelabelledDataset, list_maps, load_map, unite
+from dabnn.data.maps import LabelMap, list_maps, load_map, unite
 from dabnn.data.pairs import PairDataset
 from dabnn.data.pascal_context import PascalContext
 from dabnn.data.readers import READERS, open_dataset
@@ -32,6 +33,7 @@ __all__ = [
     "DatasetReport",
     "FolderDataset",
     "IDDLite",
+    "JoinedDataset",
     "LabelMap",
     "LabelSpace",
     "PairDataset",

@@ -1,4 +1,4 @@
-"""From one label space to another: relabel a dataset, project predictions, unite label spaces."""
+"""From one label space to another: relabel masks, project predictions, unite label spaces."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from importlib.resources import files
 
 import torch
 from torch import Tensor
-from torchvision.tv_tensors import Mask
 
-from dabnn.data.base import Color, Sample, SegmentationDataset
+from dabnn.data.base import Color
 from dabnn.data.spaces import VOID, LabelSpace, load_space
 from dabnn.errors import DataError
 
@@ -106,45 +105,3 @@ def unite(spaces: Sequence[LabelSpace], name: str = "union") -> tuple[LabelSpace
     union = LabelSpace(name, classes, tuple(colors[c] for c in classes), ids, frozenset({VOID}))
     maps = [LabelMap(space.classes, classes, {c: c for c in space.classes}) for space in spaces]
     return union, maps
-
-
-class RelabelledDataset(SegmentationDataset):
-    """A dataset in another label space.
-
-    Args:
-        dataset: The original; its files are read as before.
-        label_map: From its classes to others.
-        space: Label space of the result; its classes are the target of the map.
-        name: Dataset name; that of the original if left out.
-
-    Raises:
-        DataError: The map does not start at the classes of the dataset, or end at those of the space.
-    """
-
-    def __init__(
-        self,
-        dataset: SegmentationDataset,
-        label_map: LabelMap,
-        space: LabelSpace,
-        *,
-        name: str | None = None,
-    ) -> None:
-        if dataset.classes != label_map.source or space.classes != label_map.target:
-            raise DataError(
-                f"the map is from {list(label_map.source)} to {list(label_map.target)}, the dataset has "
-                f"{list(dataset.classes)} and the label space {list(space.classes)}"
-            )
-        self.dataset = dataset
-        self.label_map = label_map
-        self.name = name if name is not None else dataset.name
-        self.classes, self.palette = space.classes, space.palette
-
-    def __len__(self) -> int:
-        """Return the number of samples."""
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Sample:
-        """Return sample ``index`` with a mask of the new class ids."""
-        sample = self.dataset[index]
-        mask = self.label_map.relabel(sample["mask"].as_subclass(Tensor))
-        return {"image": sample["image"], "mask": Mask(mask)}

@@ -22,7 +22,7 @@ class LabelSpace:
     """The classes of a dataset.
 
     Attributes:
-        name: Name of the label space.
+        name: Name of the label space; two that differ in the values of the files alone have one name.
         classes: Class names; a class id is an index into them.
         palette: One RGB colour in [0, 255] per class.
         ids: Class id by value of the label files; several values may stand for one class.
@@ -61,7 +61,7 @@ def load_space(name: str) -> LabelSpace:
     classes = tuple(content["classes"])
     ids = {int(value): classes.index(label) for value, label in content["ids"].items()}
     palette = tuple((red, green, blue) for red, green, blue in content["classes"].values())
-    return LabelSpace(name, classes, palette, ids, frozenset(content["void"]))
+    return LabelSpace(content.get("name", name), classes, palette, ids, frozenset(content["void"]))
 
 
 def list_spaces() -> list[str]:

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LR
 import dabnn
 from dabnn.convert import resize_classifier
 from dabnn.data import (
+    READERS,
     RelabelledDataset,
     SeededLoader,
     SegmentationDataset,
@@ -31,6 +32,8 @@ from dabnn.errors import ConfigError
 from dabnn.experiments.config import Config, TrainingConfig
 from dabnn.experiments.weights import load_imagenet_encoder
 from dabnn.training import poly, sgd
+
+SPACES = {kind: kind for kind in READERS} | {"bdd100k": "cityscapes", "kitti": "cityscapes"}
 
 
 def data_directory(config: Config, override: str | Path | None = None) -> Path:
@@ -49,8 +52,24 @@ def build_dataset(config: Config, name: str, *, train: bool, data_dir: Path) -> 
         dataset = open_dataset(entry.kind, data_dir / entry.root, split, name=name)
     if entry.relabel is None:
         return dataset
-    source, target = entry.relabel
+    return relabelled(dataset, _space_of_files(config, name), entry.relabel)
+
+
+def relabelled(dataset: SegmentationDataset, source: str, target: str) -> SegmentationDataset:
+    """Return a dataset in another of the label spaces that dabnn ships."""
+    if source == target:
+        return dataset
     return RelabelledDataset(dataset, load_map(source, target), load_space(target))
+
+
+def space_of(config: Config, name: str) -> str:
+    """Return the label space that a dataset is trained in."""
+    return config.datasets[name].relabel or _space_of_files(config, name)
+
+
+def _space_of_files(config: Config, name: str) -> str:
+    entry = config.datasets[name]
+    return entry.space or SPACES.get(entry.kind, name)
 
 
 def build_train_loader(config: Config, dataset: SegmentationDataset, seed: int) -> SeededLoader:

@@ -51,7 +51,9 @@ class DatasetConfig:
     Attributes:
         kind: "toy" for `dabnn.data.ToyStreets`, else a reader of `dabnn.data.readers`.
         root: Folder below the data directory, or the name of the toy dataset.
-        relabel: Label spaces (from, to) of a map of `dabnn.data.maps`, to train in another label space.
+        space: Label space of the files, if it is not the reader's own: of a folder dataset that dabnn has
+            maps for (`dabnn.data.list_maps`).
+        relabel: Label space to train and evaluate in, instead of that of the files.
         train: Training split.
         evaluate: Evaluation split.
         weight: Loss weight w_i (Eq. 3).
@@ -62,7 +64,8 @@ class DatasetConfig:
     kind: Literal[
         "folder", "toy", "cityscapes", "bdd100k", "camvid", "kitti", "idd", "idd_lite", "pascal_context"
     ] = "folder"
-    relabel: tuple[str, str] | None = None
+    space: Name | None = None
+    relabel: Name | None = None
     train: str = "train"
     evaluate: str = "val"
     weight: NotNegative = 1.0

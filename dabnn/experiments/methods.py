@@ -19,11 +19,13 @@ class Network:
         datasets: The datasets that it has a branch for and is measured on.
         train: Those of them that it is trained on.
         start: The dataset whose single-dataset network it starts from, or None.
+        joined: Other datasets whose images are mixed, with remapped labels, into the one it is trained on.
     """
 
     datasets: tuple[str, ...]
     train: tuple[str, ...]
     start: str | None = None
+    joined: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Method:
         together: One network for all datasets, instead of one each.
         transfer: Start from the single-dataset network of the other dataset, of two.
         freeze: Train private parts only.
+        remap: Train on the images of all datasets, the labels of the others remapped to those of its own.
         convert: What of the network is private to a dataset besides its classifier, as options of
             `dabnn.convert_to_dataset_aware`; left out, all batch norms.
         update: See `dabnn.AlternationTrainer`.
@@ -44,6 +47,7 @@ class Method:
     together: bool = True
     transfer: bool = False
     freeze: bool = False
+    remap: bool = False
     convert: Mapping[str, Any] = field(default_factory=dict)
     update: Literal["alternation", "dataset"] = "alternation"
 
@@ -54,6 +58,9 @@ class Method:
             ConfigError: If the method is for two datasets and there are more or fewer.
         """
         names = tuple(datasets)
+        if self.remap:
+            others = {name: tuple(other for other in names if other != name) for name in names}
+            return [Network((name,), (name,), joined=others[name]) for name in names]
         if not self.transfer:
             return [Network(names, names)] if self.together else [Network((name,), (name,)) for name in names]
         if len(names) != 2:
@@ -67,6 +74,7 @@ METHODS: dict[str, Method] = {
     "cdcl": Method("CDCL"),
     "single": Method("Single-dataset", together=False),
     "finetune": Method("Finetuning", together=False, transfer=True),
+    "remap": Method("Label remapping", together=False, remap=True),
     # Table 6: train on the first dataset, then on the second with new norms.
     "two_stage": Method("Two stages, convolutions updated", transfer=True),
     "two_stage_frozen": Method("Two stages, convolutions frozen", transfer=True, freeze=True),

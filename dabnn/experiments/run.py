@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import save_model
 
 import dabnn
-from dabnn.data import SegmentationDataset
+from dabnn.data import JoinedDataset, SegmentationDataset
 from dabnn.errors import ConfigError
 from dabnn.evaluation import SegmentationResult
 from dabnn.experiments.build import (
@@ -29,6 +29,8 @@ from dabnn.experiments.build import (
     build_scheduler,
     build_train_loader,
     data_directory,
+    relabelled,
+    space_of,
 )
 from dabnn.experiments.config import Config, to_dict
 from dabnn.experiments.methods import METHODS, Network, get_method
@@ -212,7 +214,7 @@ def _train(
     callbacks: Iterable[Callback],
 ) -> None:
     agreed(partial(_claim, folder, config), main_only=True)
-    train = {name: build_dataset(config, name, train=True, data_dir=data_dir) for name in network.train}
+    train = {name: _training_split(config, name, network.joined, data_dir) for name in network.train}
     evaluation = {
         name: build_dataset(config, name, train=False, data_dir=data_dir) for name in network.datasets
     }
@@ -222,6 +224,16 @@ def _train(
     results = trainer.evaluate(loaders)
     write = partial(_write_run, config, method, seed, evaluation, folder, data_dir, trainer, results)
     agreed(write, main_only=True)
+
+
+def _training_split(config: Config, name: str, joined: Sequence[str], data_dir: Path) -> SegmentationDataset:
+    own, *others = (build_dataset(config, part, train=True, data_dir=data_dir) for part in (name, *joined))
+    if not joined:
+        return own
+    target = space_of(config, name)
+    sources = [space_of(config, part) for part in joined]
+    remapped = [relabelled(part, source, target) for part, source in zip(others, sources, strict=True)]
+    return JoinedDataset([own, *remapped], name)
 
 
 def build_trainer(

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dabnn.data import (
+    JoinedDataset,
     LabelMap,
     RelabelledDataset,
     ToyStreets,
@@ -111,3 +112,14 @@ def test_a_relabelled_dataset_has_the_new_classes_and_the_old_images() -> None:
     assert not any(pixels.values())
     with pytest.raises(DataError, match="the map is from"):
         RelabelledDataset(relabelled, load_map("cityscapes", "idd_lite"), target)
+
+
+def test_joined_datasets_come_one_after_the_other() -> None:
+    parts = [ToyStreets("northport", length=2), ToyStreets("northport", "val", length=1)]
+    joined = JoinedDataset(parts, "both")
+    assert len(joined) == 3
+    assert torch.equal(joined[2]["image"], parts[1][0]["image"])
+    with pytest.raises(IndexError, match="samples 0 to 2, not -1"):
+        joined[-1]
+    with pytest.raises(DataError, match="one label space"):
+        JoinedDataset([*parts, ToyStreets("sunvale")], "all")

@@ -125,7 +125,7 @@ def test_warmup_rises_to_the_full_rate_before_the_schedule():
 
 @pytest.mark.data
 def test_a_dataset_is_read_in_its_official_layout_and_in_another_label_space(data_root):
-    entry = {"kind": "cityscapes", "root": "cityscapes-raw-sample", "relabel": ["cityscapes", "idd_lite"]}
+    entry = {"kind": "cityscapes", "root": "cityscapes-raw-sample", "relabel": "idd_lite"}
     config = parse_config({"name": "x", "datasets": {"city": entry}})
     dataset = build_dataset(config, "city", train=False, data_dir=data_root)
     assert dataset.name == "city"

@@ -17,7 +17,7 @@ import dabnn
 from dabnn.data import FolderDataset, ToyStreets
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
-from dabnn.experiments.config import parse_config, with_steps
+from dabnn.experiments.config import parse_config, to_dict, with_steps
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.run import build_trainer, run_folder, run_method, write_table
 from dabnn.experiments.toy_folders import write_folder
@@ -46,7 +46,7 @@ CONFIG = parse_config(
 )
 
 
-ELSEWHERE = {"encoder_norms"}  # this decoder has no batch norm to keep shared
+ELSEWHERE = {"encoder_norms", "remap"}  # this decoder has no batch norm; these label spaces have no map
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in ELSEWHERE])
@@ -91,6 +91,24 @@ def test_finetuning_starts_from_the_network_of_the_other_dataset(data_dir, tmp_p
     assert all((norm.running_var == 1).all() and (norm.weight == 1).all() for norm in norms)
     for key, parameter in kept.named_parameters():
         assert parameter.requires_grad == (".bns.1." in key or ".heads.1." in key), key
+
+
+@pytest.mark.data
+def test_label_remapping_mixes_the_other_datasets_in(data_root, tmp_path):
+    parts = {"train": "val", "evaluate": "val"}
+    datasets = {
+        "cityscapes": {"kind": "cityscapes", "root": "cityscapes-raw-sample", **parts},
+        "camvid": {"kind": "camvid", "root": "camvid-raw-sample", **parts},
+    }
+    data = {**to_dict(CONFIG), "datasets": datasets}
+    data["training"] = {**data["training"], "steps": 1}
+    config = parse_config(data)
+    assert [row.dataset for row in run_method(config, "remap", 0, tmp_path, data_dir=data_root)] == list(
+        datasets
+    )
+    joined = run._training_split(config, "camvid", ["cityscapes"], data_root)
+    assert (joined.name, len(joined), len(joined.classes)) == ("camvid", 3, 11)
+    assert set(joined[2]["mask"].unique().tolist()) <= {*range(11), 255}
 
 
 def test_transfer_takes_two_datasets():
