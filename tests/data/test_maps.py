@@ -121,5 +121,5 @@ def test_joined_datasets_come_one_after_the_other() -> None:
     assert torch.equal(joined[2]["image"], parts[1][0]["image"])
     with pytest.raises(IndexError, match="samples 0 to 2, not -1"):
         joined[-1]
-    with pytest.raises(DataError, match="one label space"):
+    with pytest.raises(DataError, match="same classes can be joined"):
         JoinedDataset([*parts, ToyStreets("sunvale")], "all")
