@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from torch.utils.data import DistributedSampler
+
 from dabnn.errors import CheckpointError, ConfigError, DabnnWarning, DataError
 from dabnn.training.batch import Draw
 
@@ -27,6 +29,7 @@ class BatchStream:
         self.loader = loader
         self._iterator: Iterator[Any] | None = None
         self._position = 0  # batches since the loader was last started over
+        self._epoch = 0
         self._started = False
 
     def __len__(self) -> int:
@@ -42,7 +45,7 @@ class BatchStream:
         for _ in range(2):
             try:
                 if self._iterator is None:
-                    self._iterator, self._position = iter(self.loader), 0
+                    self._iterator = self._start_over()
                 batch = next(self._iterator)
             except StopIteration:
                 self._iterator = None
@@ -55,6 +58,14 @@ class BatchStream:
             return batch
         reason = "it can be read only once: pass one that can start over" if self._started else CHECK_EMPTY
         raise DataError(f"the loader of dataset {self.dataset!r} has no more batches; {reason}")
+
+    def _start_over(self) -> Iterator[Any]:
+        sampler = getattr(self.loader, "sampler", None)
+        if isinstance(sampler, DistributedSampler):  # or every epoch would have the same order
+            sampler.set_epoch(self._epoch)
+        self._position = 0
+        self._epoch += 1
+        return iter(self.loader)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the loader's own state if it keeps one, else the number of batches to read again."""

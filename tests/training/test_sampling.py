@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from small_runs import Blobs
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from dabnn.data import SeededLoader
 from dabnn.errors import CheckpointError, ConfigError, DabnnWarning, DataError
@@ -31,6 +31,14 @@ class Endless:
 
 def drawn(loaders: AlternatingLoaders, steps: int) -> list[list[Any]]:
     return [[draw.batch for draw in loaders.draw()] for _ in range(steps)]
+
+
+def test_a_loader_divided_by_torch_gives_another_order_in_each_epoch() -> None:
+    numbers = list(range(20))
+    sampler = DistributedSampler(numbers, num_replicas=2, rank=1)
+    loader = DataLoader(numbers, batch_size=10, sampler=sampler)
+    first, second = (drawn(AlternatingLoaders({"a": loader}), 2)[k][0] for k in (0, 1))
+    assert first.tolist() != second.tolist()
 
 
 def test_a_short_loader_starts_over() -> None:
