@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from statistics import fmean, stdev
 
-from dabnn.experiments.comparison import Comparison
+from dabnn.experiments.comparison import Comparison, markdown
 from dabnn.experiments.run import Row
 
 ROOT = Path(__file__).parents[1]
@@ -62,12 +62,6 @@ def new_city(records: list[dict[str, str]]) -> str:
             cells.append(f"{fmean(values):.1f}{spread}" if values else "")
         lines.append([way.replace("_", " "), lr if float(lr) else "", *cells])
     return markdown(["mIoU %", "learning rate", *datasets], lines)
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """Return a Markdown table, its first column to the left and the others to the right."""
-    alignment = [":---", *["---:"] * (len(header) - 1)]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command line: ``dabnn demo | train | evaluate | predict | export | data | list``."""
+"""The command line: ``dabnn demo | train | reproduce | evaluate | predict | export | data | list``."""
 
 from __future__ import annotations
 
@@ -87,6 +87,24 @@ def train(
     lines = [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows]
     _print_table(f"mIoU %, {experiment.name}", columns, lines)
     console.print(f"written to {table}", markup=False, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def reproduce(
+    table: Annotated[list[str], typer.Argument(help="Tables such as table3; `dabnn list` has all.")],
+    seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable; default the table's.")] = None,
+    out: Out = Path("runs/reproduce"),
+    data: Data = None,
+) -> None:
+    """Train and evaluate every network of a table of the paper, at small scale, and write it."""
+    from dabnn.experiments.reproduce import reproduce as reproduce_table
+    from dabnn.training import ProgressBar
+
+    with _readable_errors():
+        for name in table:
+            file = reproduce_table(name, out, data_dir=data, seeds=seed, callbacks=lambda: [ProgressBar()])
+            console.print(file.read_text(), markup=False, highlight=False)
+            console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -197,11 +215,13 @@ def list_() -> None:
     from dabnn.data import TOY_DATASETS
     from dabnn.data.readers import READERS
     from dabnn.experiments.methods import METHODS
+    from dabnn.experiments.reproduce import load_tables
 
     architectures = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
     _print_table("methods", ["name", "title"], [[name, method.title] for name, method in METHODS.items()])
     _print_table("toy datasets", ["name"], [[name] for name in TOY_DATASETS])
     _print_table("dataset readers", ["name", "terms"], [[name, cls.licence] for name, cls in READERS.items()])
+    _print_table("tables", ["name", "title"], [[name, table.title] for name, table in load_tables().items()])
     _print_table("architectures", ["name"], [[name] for name in architectures])
 
 

@@ -93,6 +93,12 @@ class Comparison:
         return f"By seed, CDCL is above {' and above '.join(counts)} (on the mean over the datasets)."
 
 
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """Return a Markdown table, its first column to the left and the others to the right."""
+    alignment = [":---", *["---:"] * (len(header) - 1)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (header, alignment, *rows))
+
+
 def _verdict(points: float) -> str:
     if abs(points) < EVEN:
         return "even"

@@ -168,18 +168,31 @@ class Config:
 def load_config(path: str | Path) -> Config:
     """Read a config file; ``data_dir`` becomes absolute.
 
+    The file named by its key ``base``, relative to it, is read first; of a mapping that both have, the keys
+    are united, and those of the file itself win.
+
     Raises:
-        ConfigError: If the file is missing, not YAML, or has unknown keys or wrong values.
+        ConfigError: If a file is missing, not YAML, or has unknown keys or wrong values.
     """
     path = Path(path)
+    config = parse_config(_read(path), str(path))
+    return replace(config, data_dir=str((path.parent / config.data_dir).resolve()))
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"cannot read config {path}: {error}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"config {path} must be a mapping of keys to values")
-    config = parse_config(data, str(path))
-    return replace(config, data_dir=str((path.parent / config.data_dir).resolve()))
+    base = data.pop("base", None)
+    return data if base is None else _united(_read(path.parent / base), data)
+
+
+def _united(base: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
+    both = [key for key, value in data.items() if isinstance(value, dict) and isinstance(base.get(key), dict)]
+    return base | data | {key: _united(base[key], data[key]) for key in both}
 
 
 def parse_config(data: dict[str, Any], source: str = "config") -> Config:

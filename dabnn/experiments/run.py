@@ -99,7 +99,9 @@ def read_rows(folder: Path) -> list[Row]:
     return [Row(**row) for row in json.loads((folder / "result.json").read_text())["rows"]]
 
 
-def write_table(out: Path, path: Path, config: Config) -> list[Row]:
+def write_table(
+    out: Path, path: Path, config: Config, wanted: Callable[[Row], bool] = lambda row: True
+) -> list[Row]:
     """Collect the finished trainings of an experiment into one tidy CSV; return its rows.
 
     A JSON file beside it holds the config and the environments that the results were made in.
@@ -108,9 +110,11 @@ def write_table(out: Path, path: Path, config: Config) -> list[Row]:
         out: Folder of the experiment's runs; those of another config are left out.
         path: The CSV file to write.
         config: The experiment.
+        wanted: Which rows to take.
     """
     records = [record for file in out.rglob("result.json") if (record := _read_json(file)) is not None]
     records = [record for record in records if record["config"] == _identity(config)]
+    records = [record for record in records if any(wanted(Row(**row)) for row in record["rows"])]
     methods, datasets = list(METHODS), list(config.datasets)
     rows = sorted(
         (Row(**row) for record in records for row in record["rows"]),
