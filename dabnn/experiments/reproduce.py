@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dabnn.errors import ConfigError
+from dabnn.experiments.build import data_directory
 from dabnn.experiments.comparison import Comparison, markdown
 from dabnn.experiments.config import STRICT, Config, load_config
 from dabnn.experiments.methods import METHODS
@@ -78,13 +79,14 @@ def reproduce(
         The Markdown file.
 
     Raises:
-        ConfigError: If there is no such table.
+        ConfigError: If there is no such table, or the datasets are not there.
     """
     tables = load_tables()
     if name not in tables:
         raise ConfigError(f"there is no table {name!r}; there are {', '.join(tables)}")
     table = tables[name]
     config = config or load_experiment(table.experiment)
+    _check_data(config, data_directory(config, data_dir))
     runs = out / config.name
     rows = [
         row
@@ -101,3 +103,12 @@ def reproduce(
     file = out / f"{name}.md"
     file.write_text(text)
     return file
+
+
+def _check_data(config: Config, root: Path) -> None:
+    folders = [root / entry.root for entry in config.datasets.values()]
+    missing = [str(folder) for folder in folders if not folder.is_dir()]
+    if missing:
+        raise ConfigError(
+            f"the datasets {', '.join(missing)} are not there: say with --data or $DABNN_DATA where they are"
+        )

@@ -69,6 +69,11 @@ def test_unknown_tables_name_the_known_ones(tmp_path):
         reproduce("table9", tmp_path)
 
 
+def test_missing_data_asks_where_it_is(tmp_path):
+    with pytest.raises(ConfigError, match=r"camvid-320 .*are not there: say with --data"):
+        reproduce("table2", tmp_path, data_dir=tmp_path)
+
+
 def test_a_config_builds_on_another(tmp_path):
     (tmp_path / "base.yaml").write_text("training: {steps: 5, lr: 0.1}\nmodel: {encoder: resnet34}\n")
     own = "base: base.yaml\nname: own\ndatasets: {a: {root: a}}\ntraining: {lr: 0.2}\n"
