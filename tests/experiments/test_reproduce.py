@@ -70,7 +70,7 @@ def test_unknown_tables_name_the_known_ones(tmp_path):
 
 
 def test_missing_data_asks_where_it_is(tmp_path):
-    with pytest.raises(ConfigError, match=r"camvid-320 .*are not there: say with --data"):
+    with pytest.raises(ConfigError, match=r"camvid-320, .*are not there: say with --data"):
         reproduce("table2", tmp_path, data_dir=tmp_path)
 
 
