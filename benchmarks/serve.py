@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def networks() -> dict[str, nn.Module]:
-    """SMP's default, of which three stages of the encoder run, and the paper's, dilated to output stride 8."""
+    """SMP's default, which runs three stages of the encoder, and the paper's, dilated to output stride 8."""
     torch.manual_seed(0)
     deep = {"encoder_depth": 5, "output_stride": 8, "upsampling": 8}
     return {
