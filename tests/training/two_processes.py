@@ -92,16 +92,9 @@ def count_sent(trainer: AlternationTrainer) -> list[int]:
 def absent_dataset(rank: int) -> dict[str, Any]:
     """Process 1 has no image of dataset b in its mixed batch; nobody has one of c."""
     model = small_model()
-    trainer = trainer_of(model, loaders=MixedLoaderStub())
+    trainer = trainer_of(model, loaders=iter(()))
     losses = trainer.train_step(own_draws(rank, ("a", "b") if rank == 0 else ("a",)))
     return {"gradient": gradient(model), "losses": losses}
-
-
-class MixedLoaderStub:
-    """An iterable of mixed batches that is never read."""
-
-    def __iter__(self) -> Any:
-        raise NotImplementedError
 
 
 class Gather(Callback):
@@ -198,7 +191,7 @@ def refusals(rank: int, folder: Path) -> dict[str, str]:
         return lambda: trainer.fit(max_steps=9)
 
     steps = trainer_of(small_model())
-    mixed = {"loaders": MixedLoaderStub(), "update": "dataset"}
+    mixed = {"loaders": iter(()), "update": "dataset"}
     unwritable = trainer_of(small_model(), run_dir=folder / "file" / "under")
     if rank == 0:
         (folder / "file").write_text("")
