@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import nn
 
 from dabnn.errors import ConfigError
+from dabnn.experiments.config import Config, TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,12 @@ class Method:
         convert: What of the network is private to a dataset besides its classifier, as options of
             `dabnn.convert_to_dataset_aware`; left out, all batch norms.
         update: See `dabnn.AlternationTrainer`.
+        multiply: What is multiplied by the number of datasets of the experiment, to give a network of one
+            dataset as many "steps" as the shared weights see batches, or a learning rate ("lr") as large as
+            their sum of losses makes it.
+        weights: Loss weights of the datasets besides the experiment's own: 1 each ("sum"), 1 / N ("mean"),
+            or by their number of training images, with the sum N ("size").
+        double_largest: Give the largest dataset two batches per step.
     """
 
     title: str
@@ -49,7 +56,10 @@ class Method:
     freeze: bool = False
     remap: bool = False
     convert: Mapping[str, Any] = field(default_factory=dict)
-    update: Literal["alternation", "dataset"] = "alternation"
+    update: Literal["alternation", "dataset", "shuffled"] = "alternation"
+    multiply: Literal["steps", "lr"] | None = None
+    weights: Literal["sum", "mean", "size"] = "sum"
+    double_largest: bool = False
 
     def networks(self, datasets: Iterable[str]) -> list[Network]:
         """Return the networks to train for these datasets.
@@ -69,6 +79,32 @@ class Method:
             return [Network(names, names[1:], start=names[0])]
         return [Network((to,), (to,), start=other) for to, other in zip(names, reversed(names), strict=True)]
 
+    def training(self, config: Config) -> TrainingConfig:
+        """Return how the method trains its networks in an experiment."""
+        if self.multiply is None:
+            return config.training
+        value = getattr(config.training, self.multiply) * len(config.datasets)
+        return replace(config.training, **{self.multiply: value})
+
+    def dataset_weights(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Return a loss weight by dataset.
+
+        Args:
+            sizes: Number of training images by dataset.
+        """
+        count, total = len(sizes), sum(sizes.values())
+        weights = {"sum": 1.0, "mean": 1.0 / count}
+        return {name: weights.get(self.weights, count * size / total) for name, size in sizes.items()}
+
+    def dataset_ratios(self, sizes: Mapping[str, int]) -> dict[str, int]:
+        """Return the number of batches per step by dataset.
+
+        Args:
+            sizes: Number of training images by dataset.
+        """
+        largest = max(sizes, key=sizes.__getitem__) if self.double_largest else None
+        return {name: 2 if name == largest else 1 for name in sizes}
+
 
 METHODS: dict[str, Method] = {
     "cdcl": Method("CDCL"),
@@ -86,6 +122,13 @@ METHODS: dict[str, Method] = {
     "private_affine": Method("Private affine only", convert={"share_statistics": True}),
     "encoder_norms": Method("Private BN in the encoder only", convert={"skip": "decoder.*"}),
     "decoder_norms": Method("Private BN in the decoder only", convert={"skip": "encoder.*"}),
+    "shuffled": Method("CDCL without DAT, random order", update="shuffled"),
+    "double_largest": Method("CDCL, two batches of the largest dataset", double_largest=True),
+    "weighted_by_size": Method("CDCL, losses weighted by dataset size", weights="size"),
+    # Controls: CDCL's shared weights see N times the batches, and the sum of N losses.
+    "single_steps": Method("Single-dataset, N times the steps", together=False, multiply="steps"),
+    "single_lr": Method("Single-dataset, N times the learning rate", together=False, multiply="lr"),
+    "mean_loss": Method("CDCL, mean of the losses", weights="mean"),
 }
 
 

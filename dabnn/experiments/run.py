@@ -223,7 +223,7 @@ def _train(
         name: build_dataset(config, name, train=False, data_dir=data_dir) for name in network.datasets
     }
     trainer = build_trainer(config, method, seed, train, folder, callbacks, start)
-    trainer.fit(config.training.steps, resume=True)
+    trainer.fit(get_method(method).training(config).steps, resume=True)
     loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
     results = trainer.evaluate(loaders)
     write = partial(_write_run, config, method, seed, evaluation, folder, data_dir, trainer, results)
@@ -260,7 +260,10 @@ def build_trainer(
         callbacks: Further callbacks.
         start: Folder of the finished training that a method with ``transfer`` starts from.
     """
-    settings, training = get_method(method), config.training
+    settings = get_method(method)
+    training = settings.training(config)
+    sizes = {name: len(dataset) for name, dataset in datasets.items()}
+    weights, ratios = settings.dataset_weights(sizes), settings.dataset_ratios(sizes)
     torch.manual_seed(seed)
     widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
     if start is None:
@@ -274,8 +277,8 @@ def build_trainer(
         scheduler=partial(build_scheduler, training),
         backward=training.backward,
         update=settings.update,
-        weights={name: config.datasets[name].weight for name in datasets},
-        ratios={name: config.datasets[name].ratio for name in datasets},
+        weights={name: config.datasets[name].weight * weights[name] for name in datasets},
+        ratios={name: config.datasets[name].ratio * ratios[name] for name in datasets},
         precision=training.precision,
         clip_norm=training.clip_norm,
         channels_last=training.channels_last,

@@ -42,7 +42,7 @@ def check_options(
     """Raise ConfigError if an option of the trainer is out of range, or two contradict each other."""
     for name, value, allowed in (
         ("backward", backward, tuple(BACKWARD)),
-        ("update", update, ("alternation", "dataset")),
+        ("update", update, ("alternation", "dataset", "shuffled")),
         ("precision", precision, ("no", "bf16", "fp16")),
     ):
         if value not in allowed:
@@ -77,9 +77,9 @@ def check_loaders(model: nn.Module, loaders: Mapping[str, Any]) -> None:
 
 def check_mixed(update: str) -> None:
     """Raise ConfigError if mixed batches do not fit the options."""
-    if update == "dataset" and processes().num_processes > 1:
+    if update != "alternation" and processes().num_processes > 1:
         raise ConfigError(
-            "with update='dataset' every process must step as often, but mixed batches may hold other "
+            f"with update={update!r} every process must step as often, but mixed batches may hold other "
             "datasets in each process; use update='alternation', or one loader per dataset"
         )
 

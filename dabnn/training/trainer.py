@@ -8,6 +8,8 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from random import Random
+from statistics import fmean
 from typing import Any, Literal
 
 import torch
@@ -84,7 +86,7 @@ class AlternationTrainer:
         loss: LossFunction | Mapping[str, LossFunction] = cross_entropy,
         scheduler: SchedulerFactory | None = None,
         backward: BackwardMode = "per_dataset",
-        update: Literal["alternation", "dataset"] = "alternation",
+        update: Literal["alternation", "dataset", "shuffled"] = "alternation",
         weights: Mapping[str, float] | None = None,
         ratios: Mapping[str, int] | None = None,
         precision: Literal["no", "bf16", "fp16"] = "no",
@@ -112,7 +114,8 @@ class AlternationTrainer:
                 polynomial decay with the default optimizer, a constant rate with your own.
             backward: How the gradient is computed, see `dabnn.training.step`; all ways give the same.
             update: "alternation" makes one optimizer step for the sum of all losses, "dataset" one after
-                each batch, for its term of the sum: the paper's ablation without DAT (Table 3).
+                each batch, for its term of the sum: the paper's ablation without DAT (Table 3). "shuffled"
+                does that in an order drawn anew in each step.
             weights: Loss weights w_i of Eq. 3, by dataset; default 1.
             ratios: Batches per step, by dataset; default 1. A dataset's loss is the mean over its batches.
             precision: Mixed precision of the forward passes; "fp16" (with loss scaling) needs a GPU.
@@ -254,6 +257,8 @@ class AlternationTrainer:
         if self.backward == "fused":
             check_fused(self.model)
         groups = [draws] if self.update == "alternation" else [[draw] for draw in draws]
+        if self.update == "shuffled":
+            Random(self.step).shuffle(groups)  # the same order in every process, and after resuming
         losses: dict[str, list[float]] = {}
         updated = False
         for group in groups:
@@ -274,7 +279,7 @@ class AlternationTrainer:
         if self.ema is not None:
             self.ema.update(self.model)
         self.step += 1
-        return {name: sum(values) / len(values) for name, values in losses.items()}
+        return {name: fmean(losses[name]) for name in self.loaders.weights if name in losses}
 
     def evaluate(self, loaders: Mapping[str, Iterable[Any]]) -> dict[str, SegmentationResult]:
         """Measure segmentation on one loader per dataset, with the averaged weights if there are any.

@@ -53,9 +53,33 @@ ELSEWHERE = {"encoder_norms", "remap"}  # this decoder has no batch norm; these 
 def test_every_method_gives_a_row_per_dataset(method, data_dir, tmp_path):
     rows = run_method(CONFIG, method, 3, tmp_path, data_dir=data_dir)
     assert [(row.method, row.dataset, row.seed, row.steps) for row in rows] == [
-        (method, name, 3, 2) for name in CITIES
+        (method, name, 3, 4 if method == "single_steps" else 2) for name in CITIES
     ]
     assert all(0 <= row.miou <= 100 for row in rows)
+
+
+def test_controls_change_the_learning_rate_the_weights_and_the_ratios_alone(data_dir, tmp_path):
+    sizes = {"northport": 4, "sunvale": 2}
+    datasets = {
+        name: FolderDataset(data_dir / name, "train", name=name)
+        if size == 4
+        else ToyStreets(name, "train", length=2)
+        for name, size in sizes.items()
+    }
+    trainers = {
+        method: build_trainer(CONFIG, method, 0, datasets, tmp_path / method)
+        for method in ("cdcl", "mean_loss", "weighted_by_size", "double_largest")
+    }
+    one = {"northport": datasets["northport"]}
+    single = build_trainer(CONFIG, "single_lr", 0, one, tmp_path / "single_lr")
+    assert single.optimizer.param_groups[0]["lr"] == 2 * trainers["cdcl"].optimizer.param_groups[0]["lr"]
+    assert trainers["cdcl"].loaders.weights == {"northport": 1, "sunvale": 1}
+    assert trainers["mean_loss"].loaders.weights == {"northport": 0.5, "sunvale": 0.5}
+    assert trainers["weighted_by_size"].loaders.weights == pytest.approx(
+        {"northport": 4 / 3, "sunvale": 2 / 3}
+    )
+    assert trainers["double_largest"].loaders.ratios == {"northport": 2, "sunvale": 1}
+    assert {t.loaders.ratios["sunvale"] for t in trainers.values()} == {1}
 
 
 def state_of(folder: Path) -> dict[str, torch.Tensor]:

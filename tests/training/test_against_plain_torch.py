@@ -150,6 +150,23 @@ def test_update_by_dataset_steps_after_each_batch() -> None:
         )
 
 
+def test_shuffled_updates_go_through_all_datasets_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = same_as_dataset_aware(plain_networks(small_net, "classifier"), small_net, "classifier")
+    trainer = AlternationTrainer(model, double_batches(8), update="shuffled")
+    orders: list[list[str]] = []
+    compute = trainer._compute_gradient
+    monkeypatch.setattr(
+        trainer,
+        "_compute_gradient",
+        lambda draws: orders.append([d.dataset for d in draws]) or compute(draws),
+    )
+    losses = [list(trainer.train_step(trainer.loaders.draw())) for _ in range(STEPS)]
+    steps = [tuple(name for (name,) in orders[k : k + 3]) for k in range(0, len(orders), 3)]
+    assert all(sorted(step) == sorted(NAMES) for step in steps)
+    assert len(set(steps)) > 1
+    assert all(names == list(NAMES) for names in losses)
+
+
 def test_ratios_average_the_batches_of_a_dataset_and_weights_scale_it() -> None:
     networks = plain_networks(small_net, "classifier")
     model = same_as_dataset_aware(networks, small_net, "classifier")

@@ -87,6 +87,7 @@ def assert_same_end(actual: AlternationTrainer, expected: AlternationTrainer) ->
         {},
         {"ratios": {"a": 2}, "weights": {"b": 0.5}},
         {"update": "dataset"},
+        {"update": "shuffled"},
         {"precision": "bf16", "backward": "joint"},
         {
             "optimizer": lambda model: AdamW(model.parameters(), 0.01),
@@ -96,7 +97,7 @@ def assert_same_end(actual: AlternationTrainer, expected: AlternationTrainer) ->
             "backward": "fused",
         },
     ],
-    ids=["default", "ratios", "update-dataset", "bf16-joint", "adamw-onecycle-clip-fused"],
+    ids=["default", "ratios", "update-dataset", "update-shuffled", "bf16-joint", "adamw-onecycle-clip-fused"],
 )
 def test_crashed_runs_end_like_undisturbed_ones(tmp_path: Path, options: dict[str, Any]) -> None:
     expected = run(tmp_path / "clean", **options)
