@@ -18,7 +18,8 @@ from typing import Annotated
 import typer
 
 from dabnn.experiments.config import Config, load_config, with_steps
-from dabnn.experiments.run import environment, run_method
+from dabnn.experiments.results import environment
+from dabnn.experiments.run import run_method
 
 RESULTS = Path(__file__).parent / "results"
 METHODS = ("cdcl", "single")

@@ -36,7 +36,8 @@ from dabnn.experiments.build import (
     new_head,
 )
 from dabnn.experiments.config import Config, load_config
-from dabnn.experiments.run import environment, run_folder, run_method
+from dabnn.experiments.results import environment
+from dabnn.experiments.run import run_folder, run_method
 from dabnn.experiments.saved import load_run
 from dabnn.training import AlternationTrainer, poly
 

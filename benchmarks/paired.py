@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from dabnn.experiments.run import environment
+from dabnn.experiments.results import environment
 
 RESULTS = Path(__file__).parent / "results"
 

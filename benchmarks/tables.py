@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from dabnn.experiments.comparison import Comparison, markdown
-from dabnn.experiments.run import Row
+from dabnn.experiments.results import Row
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"

@@ -67,7 +67,8 @@ def train(
     In several processes: torchrun --nproc-per-node 2 --no-python dabnn train CONFIG
     """
     from dabnn.experiments.config import load_config, with_steps
-    from dabnn.experiments.run import run_method, write_table
+    from dabnn.experiments.results import write_table
+    from dabnn.experiments.run import run_method
     from dabnn.training import ProgressBar
     from dabnn.training.processes import agreed, processes
 
@@ -91,20 +92,26 @@ def train(
 
 @app.command()
 def reproduce(
-    table: Annotated[list[str], typer.Argument(help="Tables such as table3; `dabnn list` has all.")],
+    table: Annotated[list[str], typer.Argument(help="Such as table3 or figure3; `dabnn list` has all.")],
+    scale: Annotated[
+        str, typer.Option(help="small (three small datasets, on a CPU) or paper (the full datasets).")
+    ] = "small",
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable; default the table's.")] = None,
     out: Out = Path("runs/reproduce"),
     data: Data = None,
 ) -> None:
-    """Train and evaluate every network of a table of the paper, at small scale, and write it."""
-    from dabnn.experiments.reproduce import reproduce as reproduce_table
+    """Train and evaluate every network behind a table or figure of the paper that is not there yet."""
+    from dabnn.experiments.paper import reproduce as reproduce_table
     from dabnn.training import ProgressBar
 
     with _readable_errors():
         for name in table:
-            file = reproduce_table(name, out, data_dir=data, seeds=seed, callbacks=lambda: [ProgressBar()])
-            console.print(file.read_text(), markup=False, highlight=False)
-            console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
+            files = reproduce_table(
+                name, out, scale=scale, data_dir=data, seeds=seed, callbacks=lambda: [ProgressBar()]
+            )
+            for file in files:
+                console.print(file.read_text(), markup=False, highlight=False)
+                console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -215,13 +222,13 @@ def list_() -> None:
     from dabnn.data import TOY_DATASETS
     from dabnn.data.readers import READERS
     from dabnn.experiments.methods import METHODS
-    from dabnn.experiments.reproduce import load_tables
+    from dabnn.experiments.paper import titles
 
     architectures = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
     _print_table("methods", ["name", "title"], [[name, method.title] for name, method in METHODS.items()])
     _print_table("toy datasets", ["name"], [[name] for name in TOY_DATASETS])
     _print_table("dataset readers", ["name", "terms"], [[name, cls.licence] for name, cls in READERS.items()])
-    _print_table("tables", ["name", "title"], [[name, table.title] for name, table in load_tables().items()])
+    _print_table("tables", ["name", "title"], [[name, title] for name, title in titles().items()])
     _print_table("architectures", ["name"], [[name] for name in architectures])
 
 

@@ -19,6 +19,7 @@ _SMP_SAVERS = ("save_pretrained", "push_to_hub")
 # Modules whose last linear layer gives the classes, by the package that defines the model; the first
 # match counts. SMP's optional classification_head is not among them: it stays shared.
 _CLASSIFIER_ROOTS = {
+    "dabnn.models": ("classifier", "auxiliary"),
     "segmentation_models_pytorch": ("segmentation_head",),
     "torchvision.models.segmentation.lraspp": ("classifier.low_classifier", "classifier.high_classifier"),
     "torchvision.models.segmentation": ("classifier", "aux_classifier"),
@@ -30,8 +31,8 @@ def find_classifiers(model: nn.Module) -> list[str]:
     """Return the paths of the linear or convolution layers that produce the classes.
 
     Known are every SMP architecture (``segmentation_head``; the optional ``classification_head`` stays
-    shared), timm models (some have several classifiers) and torchvision's segmentation and
-    classification models. Auxiliary heads follow the main one.
+    shared), timm models (some have several classifiers), torchvision's segmentation and
+    classification models, and those of `dabnn.models`. Auxiliary heads follow the main one.
 
     Raises:
         ClassifierNotFoundError: For other models, and for models without a classifier.

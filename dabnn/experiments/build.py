@@ -15,6 +15,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LRScheduler, SequentialLR
 
 import dabnn
+import dabnn.models
 from dabnn.convert import resize_classifier
 from dabnn.data import (
     READERS,
@@ -29,7 +30,7 @@ from dabnn.data import (
     train_transform,
 )
 from dabnn.errors import ConfigError
-from dabnn.experiments.config import Config, TrainingConfig
+from dabnn.experiments.config import Config, DatasetConfig, ModelConfig, TrainingConfig
 from dabnn.experiments.weights import load_imagenet_encoder
 from dabnn.training import poly, sgd
 
@@ -42,8 +43,8 @@ def data_directory(config: Config, override: str | Path | None = None) -> Path:
 
 
 def build_dataset(config: Config, name: str, *, train: bool, data_dir: Path) -> SegmentationDataset:
-    """Return the training or evaluation split of one dataset."""
-    entry = config.datasets[name]
+    """Return the training or evaluation split of a dataset, or a split that is only measured on."""
+    entry = _entry(config, name)
     split = entry.train if train else entry.evaluate
     dataset: SegmentationDataset
     if entry.kind == "toy":
@@ -64,11 +65,15 @@ def relabelled(dataset: SegmentationDataset, source: str, target: str) -> Segmen
 
 def space_of(config: Config, name: str) -> str:
     """Return the label space that a dataset is trained in."""
-    return config.datasets[name].relabel or _space_of_files(config, name)
+    return _entry(config, name).relabel or _space_of_files(config, name)
+
+
+def _entry(config: Config, name: str) -> DatasetConfig:
+    return config.datasets[name] if name in config.datasets else config.held_out[name]
 
 
 def _space_of_files(config: Config, name: str) -> str:
-    entry = config.datasets[name]
+    entry = _entry(config, name)
     return entry.space or SPACES.get(entry.kind, name)
 
 
@@ -109,12 +114,7 @@ def build_model(
         convert: Further options of `dabnn.convert_to_dataset_aware`.
     """
     entry = config.model
-    try:
-        architecture = getattr(smp, entry.architecture)
-        widest = max(num_classes.values())
-        model = architecture(entry.encoder, encoder_weights=None, classes=widest, **entry.arguments)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"model {entry.architecture} with encoder {entry.encoder}: {error}") from error
+    model = _plain_model(entry, max(num_classes.values()))
     if entry.weights == "imagenet":
         load_imagenet_encoder(model, entry.encoder)
     if entry.bn_momentum is not None:
@@ -128,6 +128,20 @@ def build_model(
         head_factory=new_head,
         **(convert or {}),
     )
+
+
+def _plain_model(entry: ModelConfig, num_classes: int) -> nn.Module:
+    arguments: dict[str, Any] = dict(entry.arguments)
+    if entry.library == "smp":
+        arguments |= {"classes": num_classes, "encoder_weights": None}
+    else:
+        arguments |= {"num_classes": num_classes}
+    try:
+        architecture = getattr(smp if entry.library == "smp" else dabnn.models, entry.architecture)
+        model: nn.Module = architecture(entry.encoder, **arguments)
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"model {entry.architecture} with encoder {entry.encoder}: {error}") from error
+    return model
 
 
 def new_head(old: nn.Module, num_classes: int) -> nn.Module:

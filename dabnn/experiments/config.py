@@ -27,16 +27,18 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 @dataclass(frozen=True, config=STRICT)
 class ModelConfig:
-    """A model of segmentation-models-pytorch.
+    """A model of segmentation-models-pytorch, or of `dabnn.models`.
 
     Attributes:
-        architecture: Name of an SMP class such as "PSPNet".
-        encoder: Name of its encoder.
+        library: "smp" or "dabnn".
+        architecture: Name of a class of the library, such as "PSPNet".
+        encoder: Name of its encoder or backbone.
         arguments: Further keyword arguments of the class.
         weights: "imagenet" loads the encoder weights of `dabnn.experiments.weights`.
         bn_momentum: Momentum of every batch norm, or None to keep the model's.
     """
 
+    library: Literal["smp", "dabnn"] = "smp"
     architecture: str = "PSPNet"
     encoder: str = "resnet18"
     arguments: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,17 @@ class DatasetConfig:
     evaluate: str = "val"
     weight: NotNegative = 1.0
     ratio: Count = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class HeldOutConfig(DatasetConfig):
+    """A split that networks are measured on, besides those of the datasets that they are trained on.
+
+    Attributes:
+        branch: The dataset whose branch segments it; left out where a table says it.
+    """
+
+    branch: Name | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -152,6 +165,7 @@ class Config:
         name: Names the folder of its runs.
         datasets: The datasets by name, in branch order.
         data_dir: Folder of all datasets, relative to the config file; ``$DABNN_DATA`` and ``--data`` win.
+        held_out: Splits to measure on besides, in tables of the paper.
         model: The network.
         images: Normalisation and augmentation.
         training: Optimisation.
@@ -160,6 +174,7 @@ class Config:
     name: Name
     datasets: Annotated[dict[Name, DatasetConfig], Field(min_length=1)]
     data_dir: str = "."
+    held_out: dict[Name, HeldOutConfig] = field(default_factory=dict)
     model: ModelConfig = field(default_factory=ModelConfig)
     images: ImageConfig = field(default_factory=ImageConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -250,6 +265,7 @@ def _known_keys(location: tuple[int | str, ...]) -> Iterator[str]:
         "images": ImageConfig,
         "training": TrainingConfig,
         "datasets": DatasetConfig,
+        "held_out": HeldOutConfig,
     }
     cls: Any = classes.get(str(location[0]), Config) if location else Config
     if is_dataclass(cls):

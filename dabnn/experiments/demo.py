@@ -17,7 +17,8 @@ from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config, load_config, with_steps
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report import write_report
-from dabnn.experiments.run import Row, run_folder, run_method, write_table
+from dabnn.experiments.results import Row, write_table
+from dabnn.experiments.run import run_folder, run_method
 from dabnn.experiments.saved import SavedRun, load_run
 from dabnn.experiments.scenes import SINGLE, write_picture
 from dabnn.experiments.toy_folders import write_folder

@@ -7,12 +7,13 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dabnn.experiments.comparison import Comparison
 from dabnn.experiments.overlay import Pixels
 
 Losses = tuple[list[int], list[float]]
@@ -50,6 +51,35 @@ def loss_plot(title: str, lines: Mapping[str, Losses]) -> str:
         file = io.BytesIO()
         figure.savefig(file, format="svg", metadata={"Date": None})
     return _data_uri(file, "image/svg+xml")
+
+
+def bar_plot(file: Path, title: str, comparisons: Sequence[Comparison]) -> None:
+    """Draw mIoU by dataset as an SVG, a bar for each method with the standard deviation over the seeds.
+
+    Args:
+        file: The SVG to write.
+        title: Heading of the plot.
+        comparisons: On the same datasets; their methods stand side by side.
+    """
+    datasets = comparisons[0].datasets
+    bars = [(part, method) for part in comparisons for method in part.methods]
+    width = 0.8 / len(bars)
+    with rc_context(SVG_STYLE):
+        figure = Figure(figsize=(2.2 + 0.45 * len(bars) * len(datasets), 3.6), layout="constrained")
+        axes = figure.subplots()
+        for number, (part, method) in enumerate(bars):
+            values = [part.miou(method, name) for name in datasets]
+            axes.bar(
+                [place + (number + 0.5) * width - 0.4 for place in range(len(datasets))],
+                [fmean(seeds) for seeds in values],
+                width,
+                yerr=[stdev(seeds) if len(seeds) > 1 else 0.0 for seeds in values],
+                label=part.titles[method],
+            )
+        axes.set(title=title, ylabel="mIoU %", xticks=range(len(datasets)), xticklabels=datasets)
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", fontsize=8)
+        figure.savefig(file, format="svg", metadata={"Date": None})
 
 
 def png(pixels: Pixels) -> str:

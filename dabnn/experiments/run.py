@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import platform
-import shutil
-import subprocess
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save_model
 
-import dabnn
 from dabnn.data import JoinedDataset, SegmentationDataset
 from dabnn.errors import ConfigError
 from dabnn.evaluation import SegmentationResult
@@ -32,25 +24,13 @@ from dabnn.experiments.build import (
     relabelled,
     space_of,
 )
-from dabnn.experiments.config import Config, to_dict
-from dabnn.experiments.methods import METHODS, Network, get_method
+from dabnn.experiments.config import Config
+from dabnn.experiments.methods import Network, get_method
+from dabnn.experiments.results import Row, environment, identity, read_json, read_rows, write_json
 from dabnn.experiments.transfer import transfer
 from dabnn.files import written_atomically
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
 from dabnn.training.processes import agreed
-
-VERSIONED = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of a results table: mIoU in percent on the evaluation split at full image size."""
-
-    method: str
-    dataset: str
-    seed: int
-    steps: int
-    miou: float
 
 
 def run_method(
@@ -94,62 +74,9 @@ def run_folder(out: Path, method: str, seed: int, datasets: Sequence[str]) -> Pa
     return folder if get_method(method).together else folder / datasets[0]
 
 
-def read_rows(folder: Path) -> list[Row]:
-    """Return the rows of a finished training."""
-    return [Row(**row) for row in json.loads((folder / "result.json").read_text())["rows"]]
-
-
-def write_table(
-    out: Path, path: Path, config: Config, wanted: Callable[[Row], bool] = lambda row: True
-) -> list[Row]:
-    """Collect the finished trainings of an experiment into one tidy CSV; return its rows.
-
-    A JSON file beside it holds the config and the environments that the results were made in.
-
-    Args:
-        out: Folder of the experiment's runs; those of another config are left out.
-        path: The CSV file to write.
-        config: The experiment.
-        wanted: Which rows to take.
-    """
-    records = [record for file in out.rglob("result.json") if (record := _read_json(file)) is not None]
-    records = [record for record in records if record["config"] == _identity(config)]
-    records = [record for record in records if any(wanted(Row(**row)) for row in record["rows"])]
-    methods, datasets = list(METHODS), list(config.datasets)
-    rows = sorted(
-        (Row(**row) for record in records for row in record["rows"]),
-        key=lambda row: (methods.index(row.method), row.seed, datasets.index(row.dataset)),
-    )
-    with written_atomically(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow([field.name for field in fields(Row)])
-        writer.writerows([row.method, row.dataset, row.seed, row.steps, f"{row.miou:.2f}"] for row in rows)
-    environments = {json.dumps(record["environment"], sort_keys=True) for record in records}
-    summary = {
-        "environments": [json.loads(text) for text in sorted(environments)],
-        "config": _identity(config),
-    }
-    _write_json(path.with_name(f"{path.name.removesuffix('.csv')}.json"), summary)
-    return rows
-
-
-def environment() -> dict[str, str]:
-    """Return the versions, commit (of a source checkout) and machine that a result is made with."""
-    versions = {package: version(package) for package in VERSIONED}
-    return {"dabnn": dabnn.__version__, "commit": _commit(), **versions, "machine": platform.machine()}
-
-
-def _commit() -> str:
-    root = Path(__file__).parents[2]
-    if not (root / ".git").exists() or shutil.which("git") is None:
-        return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip() or "unknown"
-
-
 def _is_finished(folder: Path, config: Config) -> bool:
-    record = _read_json(folder / "result.json")
-    return record is not None and record["config"] == _identity(config)
+    record = read_json(folder / "result.json")
+    return record is not None and record["config"] == identity(config)
 
 
 def _claim(folder: Path, config: Config) -> None:
@@ -159,32 +86,13 @@ def _claim(folder: Path, config: Config) -> None:
         ConfigError: If the folder belongs to another config, whose checkpoints must not be resumed.
     """
     file = folder / "config.json"
-    if _read_json(file) not in (None, _identity(config)):
+    if read_json(file) not in (None, identity(config)):
         raise ConfigError(
             f"{folder} holds a training with another configuration ({file}); give this experiment another "
             "name, choose another --out, or remove the folder"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(file, _identity(config))
-
-
-def _read_json(file: Path) -> dict[str, Any] | None:
-    """Return what a file holds, or None if there is none or it was torn by something other than dabnn."""
-    try:
-        content: dict[str, Any] = json.loads(file.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-    return content
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    with written_atomically(file) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _identity(config: Config) -> dict[str, Any]:
-    """The part of a config that its results depend on."""
-    return {key: value for key, value in to_dict(config).items() if key != "data_dir"}
+    write_json(file, identity(config))
 
 
 def _finish(
@@ -306,7 +214,7 @@ def _write_run(
         save_model(model, str(temporary))
     rows = [Row(method, name, seed, trainer.step, result.miou) for name, result in results.items()]
     record = {
-        "config": _identity(config),
+        "config": identity(config),
         "data_dir": str(data_dir.resolve()),
         "environment": environment(),
         "rows": [asdict(row) for row in rows],
@@ -316,4 +224,4 @@ def _write_run(
             for name, dataset in datasets.items()
         },
     }
-    _write_json(folder / "result.json", record)
+    write_json(folder / "result.json", record)

@@ -93,7 +93,7 @@ def evaluate_run(
     datasets = {name: build_dataset(config, name, train=False, data_dir=root) for name in spaces}
     for name, dataset in datasets.items():
         _check_classes(name, dataset, spaces[name])
-    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    device = device_of_evaluation()
     model.to(device)
     results = {}
     for name, dataset in datasets.items():
@@ -102,6 +102,11 @@ def evaluate_run(
             loader = build_eval_loader(config, dataset)
             results[name] = evaluate_model(model, loader, metric, device, predict=predict)
     return results
+
+
+def device_of_evaluation() -> torch.device:
+    """Return the accelerator of this machine, or the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
 def _read_record(folder: Path) -> dict[str, Any]:

@@ -93,6 +93,20 @@ def test_unknown_models_are_named(model, message):
         build_model(config_for(**model), {"a": 2})
 
 
+def test_weights_from_the_hub_without_a_network_are_an_error_that_names_them(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = {"library": "dabnn", "weights": "imagenet", "encoder": "resnet18"}
+    with pytest.raises(ConfigError, match="cannot get the ImageNet weights of 'resnet18'"):
+        build_model(config_for(**model), {"a": 2})
+
+
+def test_dabnns_own_networks_have_a_classifier_per_dataset():
+    model = build_model(config_for(library="dabnn", encoder="test_resnet"), {"a": 2, "b": 3}).eval()
+    for name, width in (("a", 2), ("b", 3)):
+        with torch.no_grad(), dabnn.use_dataset(model, name):
+            assert model(torch.zeros(1, 3, 64, 64)).shape == (1, width, 64, 64)
+
+
 def rates(training, steps):
     optimizer = build_optimizer(training, torch.nn.Linear(2, 2))
     scheduler = build_scheduler(training, optimizer, steps)

@@ -8,7 +8,7 @@ import pytest
 from dabnn.data import TOY_DATASETS
 from dabnn.experiments.comparison import Comparison
 from dabnn.experiments.demo import DemoResult
-from dabnn.experiments.run import Row
+from dabnn.experiments.results import Row
 
 
 class Page(HTMLParser):

@@ -1,0 +1,8 @@
+"""The tables and figures of the paper, each by one call."""
+
+from __future__ import annotations
+
+from dabnn.experiments.paper.reproduce import reproduce, titles
+from dabnn.experiments.paper.tables import SCALES, load_experiment, load_tables
+
+__all__ = ["SCALES", "load_experiment", "load_tables", "reproduce", "titles"]

@@ -1,0 +1,80 @@
+"""The results behind one line of a table: those of its trainings, and what else is measured with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+from dabnn.data import LabelMap, load_map
+from dabnn.errors import ConfigError
+from dabnn.experiments.build import build_dataset, data_directory, space_of
+from dabnn.experiments.config import Config
+from dabnn.experiments.methods import get_method
+from dabnn.experiments.paper.tables import Line
+from dabnn.experiments.results import Row, read_json, read_rows, write_json
+from dabnn.experiments.run import run_folder
+from dabnn.experiments.saved import load_run
+from dabnn.experiments.zero_shot import evaluate_branch
+
+
+def measure_line(
+    config: Config, line: Line, seed: int, columns: list[str], runs: Path, data_dir: Path | None
+) -> Iterator[Row]:
+    """Yield a row for each column of a line; its trainings must be finished.
+
+    What was measured before is read back from the folder of the training.
+    """
+    for column in columns:
+        branch = _branch(config, line, column)
+        folder = folder_of(config, line.method, seed, branch, runs)
+        (own,) = (row for row in read_rows(folder) if row.dataset == branch)
+        if branch == column and not line.recalibrate:
+            miou = own.miou
+        else:
+            miou = _measured(config, folder, branch, column, line.recalibrate, data_dir)
+        yield Row(line.key(list(config.datasets)), column, seed, own.steps, miou)
+
+
+def folder_of(config: Config, method: str, seed: int, dataset: str, runs: Path) -> Path:
+    """Return the folder of the training that has the branch of a dataset."""
+    networks = get_method(method).networks(config.datasets)
+    train = next(network.train for network in networks if dataset in network.datasets)
+    return run_folder(runs, method, seed, train)
+
+
+def _branch(config: Config, line: Line, column: str) -> str:
+    if line.branch is not None:
+        return list(config.datasets)[line.branch]
+    branch = column if column in config.datasets else config.held_out[column].branch
+    if branch is None:
+        raise ConfigError(f"held_out.{column} of experiment {config.name!r} must say whose branch to use")
+    return branch
+
+
+def _measured(
+    config: Config, folder: Path, branch: str, column: str, recalibrate: bool, data_dir: Path | None
+) -> float:
+    name = f"{branch}-on-{column}" + ("-recalibrated" if recalibrate else "")
+    file = folder / "measured" / f"{name}.json"
+    entry = asdict(config.datasets[column] if column in config.datasets else config.held_out[column])
+    record = read_json(file)
+    if record is None or record["split"] != entry:
+        dataset = build_dataset(config, column, train=False, data_dir=data_directory(config, data_dir))
+        result = evaluate_branch(
+            load_run(folder),
+            branch,
+            dataset,
+            label_map=_between(config, branch, column),
+            recalibrate=recalibrate,
+        )
+        file.parent.mkdir(exist_ok=True)
+        record = {"split": entry, "miou": result.miou, "iou": result.iou}
+        write_json(file, record)
+    miou: float = record["miou"]
+    return miou
+
+
+def _between(config: Config, branch: str, column: str) -> LabelMap | None:
+    source, target = space_of(config, branch), space_of(config, column)
+    return None if source == target else load_map(source, target)

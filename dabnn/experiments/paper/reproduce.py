@@ -1,0 +1,155 @@
+"""A table of the paper: train what is missing, average the seeds, write table and figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import groupby
+from pathlib import Path
+
+from dabnn.errors import ConfigError
+from dabnn.experiments.build import data_directory
+from dabnn.experiments.comparison import OURS, Comparison, markdown
+from dabnn.experiments.config import Config
+from dabnn.experiments.figures import bar_plot
+from dabnn.experiments.paper.distributions import write_figure
+from dabnn.experiments.paper.measure import folder_of, measure_line
+from dabnn.experiments.paper.multiplications import write_costs
+from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
+from dabnn.experiments.results import Row, read_json, write_rows
+from dabnn.experiments.run import run_method
+from dabnn.training import Callback
+
+COSTS, FIGURE = "table5", "figure3"
+
+
+def reproduce(
+    name: str,
+    out: Path,
+    *,
+    scale: str = "small",
+    data_dir: Path | None = None,
+    seeds: Iterable[int] | None = None,
+    config: Config | None = None,
+    callbacks: Callable[[], Iterable[Callback]] = tuple,
+) -> list[Path]:
+    """Train every network of a table that is not trained yet; write ``<name>.csv``, ``.md`` and ``.svg``.
+
+    Tables of one experiment share their trainings. After an interruption the same call goes on where it
+    stopped.
+
+    Args:
+        name: Name of the table or figure; of a table with parts, all of them.
+        out: Folder of the tables and of all trainings, by scale.
+        scale: "paper", or "small" for the three small datasets on a CPU.
+        data_dir: Folder of the datasets, if not the experiment's.
+        seeds: Seeds, instead of the table's.
+        config: The experiment, instead of the table's.
+        callbacks: Makes further callbacks for each training.
+
+    Returns:
+        The Markdown files.
+
+    Raises:
+        ConfigError: If there is no such table at this scale, or the datasets are not there.
+    """
+    if scale not in SCALES:
+        raise ConfigError(f"scale must be one of {SCALES}, got {scale!r}")
+    folder = out / scale
+    if name == COSTS:
+        return [write_costs(folder, name)]
+    if name == FIGURE:
+        config = config or load_experiment("three_sets", scale)
+        _check_data(config, config.datasets, data_directory(config, data_dir))
+        return [write_figure(folder, name, config, data_dir=data_dir, seeds=seeds, callbacks=callbacks)]
+    return [
+        _reproduce(
+            part,
+            table,
+            config or load_experiment(table.experiment, scale),
+            folder,
+            data_dir,
+            tuple(table.seeds if seeds is None else seeds),
+            callbacks,
+        )
+        for part, table in find_tables(name, others=(COSTS, FIGURE)).items()
+    ]
+
+
+def titles() -> dict[str, str]:
+    """Return the title of every table and figure by name."""
+    return {name: table.title for name, table in load_tables().items()} | {
+        COSTS: "Multiplications of the networks",
+        FIGURE: "Distributions in separately trained networks",
+    }
+
+
+def _reproduce(
+    name: str,
+    table: Table,
+    config: Config,
+    out: Path,
+    data_dir: Path | None,
+    seeds: tuple[int, ...],
+    callbacks: Callable[[], Iterable[Callback]],
+) -> Path:
+    columns = table.measured(config)
+    _check_data(config, columns, data_directory(config, data_dir))
+    runs = out / config.name
+    rows: list[Row] = []
+    for seed in seeds:
+        for line in table.lines:
+            run_method(config, line.method, seed, runs, data_dir=data_dir, callbacks=callbacks)
+            rows += measure_line(config, line, seed, columns, runs, data_dir)
+    write_rows(out / f"{name}.csv", rows, config, _environments(table, config, seeds, runs))
+    comparisons = _comparisons(table, config, rows)
+    bar_plot(out / f"{name}.svg", table.title, comparisons)
+    file = out / f"{name}.md"
+    file.write_text(_text(table, comparisons))
+    return file
+
+
+def _comparisons(table: Table, config: Config, rows: list[Row]) -> list[Comparison]:
+    """Return a comparison of the lines as they are, and one of the recalibrated lines if there are any."""
+    names = list(config.datasets)
+    titles = {line.key(names): line.title(names) for line in table.lines}
+    comparisons = []
+    for _, lines in groupby(table.lines, key=lambda line: line.recalibrate):
+        keys = {line.key(names): line.method for line in lines}
+        (ours,) = (key for key, method in keys.items() if method == OURS)
+        chosen = tuple(row for row in rows if row.method in keys)
+        comparisons.append(Comparison(chosen, ours, titles, frozenset(config.held_out)))
+    return comparisons
+
+
+def _text(table: Table, comparisons: list[Comparison]) -> str:
+    tables = [comparison.table() for comparison in comparisons]
+    header = tables[0][0]
+    lines = [line for _, methods, _ in tables for line in methods]
+    gains = [line for _, _, gains in tables for line in gains]
+    text = f"# {table.title}\n\n## Measured\n\n{markdown(header, [*lines, *gains])}"
+    paper = [
+        [line.title(table.datasets), *map("{:.2f}".format, line.paper)] for line in table.lines if line.paper
+    ]
+    if paper:
+        text += f"\n## In the paper\n\n{markdown(['mIoU %', *(table.columns or table.datasets)], paper)}"
+    return text
+
+
+def _environments(table: Table, config: Config, seeds: Iterable[int], runs: Path) -> list[dict[str, str]]:
+    folders = {
+        folder_of(config, line.method, seed, name, runs)
+        for line in table.lines
+        for seed in seeds
+        for name in config.datasets
+    }
+    records = [read_json(folder / "result.json") for folder in sorted(folders)]
+    return [record["environment"] for record in records if record is not None]
+
+
+def _check_data(config: Config, columns: Iterable[str], root: Path) -> None:
+    entries = [*config.datasets.values(), *(config.held_out[c] for c in columns if c in config.held_out)]
+    missing = sorted({str(root / e.root) for e in entries if not (root / e.root).is_dir()})
+    if missing:
+        raise ConfigError(
+            f"the datasets {', '.join(missing)} are not there: say with --data or $DABNN_DATA where they are"
+        )

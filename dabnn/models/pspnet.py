@@ -1,0 +1,104 @@
+"""PSPNet (Zhao et al., CVPR 2017) over any timm backbone, dilated as the paper's networks are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class PyramidPooling(nn.Module):
+    """The features beside their averages over grids of several sizes.
+
+    Args:
+        channels: Channels of the features; each grid adds ``channels // len(bins)``.
+        bins: Side of each grid.
+    """
+
+    def __init__(self, channels: int, bins: Sequence[int]) -> None:
+        super().__init__()
+        self.stages = nn.ModuleList(
+            nn.Sequential(nn.AdaptiveAvgPool2d(side), *conv_norm_act(channels, channels // len(bins), 1))
+            for side in bins
+        )
+        self.out_channels = channels + len(bins) * (channels // len(bins))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Map features (B, C, H, W) to (B, out_channels, H, W)."""
+        size = features.shape[-2:]
+        pooled = [F.interpolate(stage(features), size, mode="bilinear") for stage in self.stages]
+        return torch.cat([features, *pooled], dim=1)
+
+
+class PSPNet(nn.Module):
+    """The segmentation network of the paper (Section 4.1).
+
+    Its pyramid is followed by a 3x3 convolution and its backbone is dilated; in
+    segmentation-models-pytorch's PSPNet that convolution is 1x1. Multiplications beside those of Table 5:
+    ``dabnn reproduce table5``.
+
+    Args:
+        backbone: Name of a timm model that can be dilated.
+        num_classes: Number of classes.
+        output_stride: Size of the image over size of the features: 8, 16 or 32.
+        channels: Width of the 3x3 convolution.
+        bins: Sides of the pyramid's grids.
+        dropout: Probability of dropping a channel before the classifier.
+        auxiliary: In training, return logits of the backbone's last stage but one too. The paper does not.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "resnet18",
+        num_classes: int = 19,
+        *,
+        output_stride: int = 8,
+        channels: int = 512,
+        bins: Sequence[int] = (1, 2, 3, 6),
+        dropout: float = 0.1,
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.backbone = timm.create_model(
+            backbone, features_only=True, output_stride=output_stride, out_indices=(-2, -1)
+        )
+        before, last = self.backbone.feature_info.channels()
+        self.pyramid = PyramidPooling(last, bins)
+        self.bottleneck = conv_norm_act(self.pyramid.out_channels, channels, 3)
+        self.dropout = nn.Dropout2d(dropout)
+        self.classifier = nn.Conv2d(channels, num_classes, 1)
+        self.auxiliary = (
+            nn.Sequential(
+                *conv_norm_act(before, before // 4, 3),
+                nn.Dropout2d(dropout),
+                nn.Conv2d(before // 4, num_classes, 1),
+            )
+            if auxiliary
+            else None
+        )
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+        """Map images (B, 3, H, W) to logits (B, num_classes, H, W).
+
+        With an auxiliary head in training: a dict of them under "out", and of its logits under "aux".
+        """
+        size = images.shape[-2:]
+        before, last = self.backbone(images)
+        logits = self.classifier(self.dropout(self.bottleneck(self.pyramid(last))))
+        logits = F.interpolate(logits, size, mode="bilinear")
+        if self.auxiliary is None or not self.training:
+            return logits
+        return {"out": logits, "aux": F.interpolate(self.auxiliary(before), size, mode="bilinear")}
+
+
+def conv_norm_act(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+    """Return a convolution without bias that keeps the size, a batch norm and a ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(inplace=True),
+    )
