@@ -121,19 +121,39 @@ def evaluate(
     scale: Annotated[list[float], typer.Option(min=0.05, help="Size of a view; repeat to average.")] = [1.0],
     flip: Annotated[bool, typer.Option(help="Average with the mirror image.")] = False,
     window: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of windows.")] = None,
+    on: Annotated[Path | None, typer.Option(help="Folder of another dataset to measure on.")] = None,
+    kind: Annotated[str, typer.Option(help="Its reader, see `dabnn list`.")] = "folder",
+    split: Annotated[str, typer.Option(help="Its split.")] = "val",
+    space: Annotated[str | None, typer.Option(help="Its label space, if a folder.")] = None,
+    branch: Annotated[str | None, typer.Option(help="Whose branch to measure there.")] = None,
+    recalibrate: Annotated[bool, typer.Option(help="First take the statistics of its images.")] = False,
 ) -> None:
-    """Evaluate a finished run again and print the IoU of every class."""
+    """Evaluate a finished run again, or one branch on another dataset, and print the IoU of every class."""
     from dabnn.evaluation import predict_logits, predict_scales, predict_windows
     from dabnn.experiments.saved import evaluate_run
+    from dabnn.experiments.zero_shot import evaluate_elsewhere
 
+    if on is None and (branch is not None or recalibrate):
+        raise typer.BadParameter("--branch and --recalibrate are for another dataset: say --on FOLDER")
     view = predict_logits if window is None else partial(predict_windows, window=window)
-    predict = (
-        view
-        if scale == [1.0] and not flip
-        else partial(predict_scales, scales=scale, flip=flip, predict=view)
-    )
+    plain = scale == [1.0] and not flip
+    predict = view if plain else partial(predict_scales, scales=scale, flip=flip, predict=view)
     with _readable_errors():
-        for name, result in evaluate_run(run, data_dir=data, predict=predict).items():
+        if on is None:
+            results = evaluate_run(run, data_dir=data, predict=predict)
+        else:
+            elsewhere = evaluate_elsewhere(
+                run,
+                branch,
+                on,
+                kind=kind,
+                split=split,
+                space=space,
+                recalibrate=recalibrate,
+                predict=predict,
+            )
+            results = {str(on): elsewhere}
+        for name, result in results.items():
             rows = [[label, f"{iou:.2f}"] for label, iou in result.iou.items()]
             rows += [["mean IoU", f"{result.miou:.2f}"], ["pixel accuracy", f"{result.pixel_accuracy:.2f}"]]
             _print_table(name, ["class", "IoU %"], rows)
@@ -144,13 +164,14 @@ def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files of any size.")],
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     dataset: Annotated[str | None, typer.Option(help="Whose branch to use, if the run has several.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the overlays.")] = Path("predictions"),
+    out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("predictions"),
+    ids: Annotated[bool, typer.Option(help="Write class ids (Cityscapes: label ids), not overlays.")] = False,
 ) -> None:
     """Segment images and write each as an overlay PNG."""
     from dabnn.experiments.predict import predict_images
 
     with _readable_errors():
-        for path in predict_images(run, images, out, dataset):
+        for path in predict_images(run, images, out, dataset, ids=ids):
             console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 

@@ -54,6 +54,30 @@ def test_train_writes_the_table(project):
     assert [line.split(",")[:2] for line in lines[1:]] == [[m, c] for m in ("cdcl", "single") for c in CITIES]
 
 
+def test_a_branch_is_evaluated_on_another_dataset(project):
+    there = project / "data" / "northport"
+    command = ["evaluate", project / "runs" / "tiny" / "cdcl-seed0", "--on", there, "--branch", "northport"]
+    own = run("evaluate", project / "runs" / "tiny" / "single-seed0" / "northport").output
+    assert "mean IoU" in own
+    plain, recalibrated = run(*command), run(*command, "--recalibrate")
+    assert plain.exit_code == recalibrated.exit_code == 0
+    assert "mean IoU" in plain.output
+    assert plain.output != recalibrated.output
+    single = ["evaluate", project / "runs" / "tiny" / "single-seed0" / "northport", "--on", there]
+    assert run(*single).output.split("mean IoU")[1] == own.split("mean IoU")[1]
+
+
+def test_branches_on_another_dataset_are_checked(project):
+    folder, there = project / "runs" / "tiny" / "cdcl-seed0", project / "data" / "northport"
+    result = run("evaluate", folder, "--on", there)
+    assert result.exit_code == 1
+    assert "say which one to use with --branch" in result.output
+    result = run("evaluate", folder, "--on", there, "--branch", "sunvale")
+    assert result.exit_code == 1
+    assert "a label map from one to the other is needed" in " ".join(result.output.split())
+    assert run("evaluate", folder, "--recalibrate").exit_code == 2
+
+
 @pytest.mark.ddp
 def test_train_in_two_processes_writes_one_table(project, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

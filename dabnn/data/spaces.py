@@ -43,6 +43,11 @@ class LabelSpace:
             table[value] = index
         return table
 
+    def values(self) -> npt.NDArray[np.uint8]:
+        """Return a value of the label files for each class (C,): the smallest that stands for it."""
+        smallest = {index: value for value, index in sorted(self.ids.items(), reverse=True)}
+        return np.array([smallest[index] for index in range(len(self.classes))], dtype=np.uint8)
+
     def expected(self) -> str:
         """Say which values the label files may hold."""
         return f"expected are {_ranges(self.ids)} for classes and {_ranges(self.void)} for void"

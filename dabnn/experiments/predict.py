@@ -12,24 +12,28 @@ from PIL import Image as PILImage
 from torchvision.tv_tensors import Image
 
 import dabnn
-from dabnn.data import eval_transform
+from dabnn.data import eval_transform, load_space
 from dabnn.data.images import read_image
-from dabnn.errors import ConfigError, DataError
+from dabnn.errors import DataError
 from dabnn.evaluation import predict_logits
 from dabnn.experiments.overlay import Pixels, overlay, with_legend
-from dabnn.experiments.saved import SavedRun, load_run
+from dabnn.experiments.saved import SavedRun, choose_branch, load_run
 
 
-def predict_images(run: Path, images: Sequence[Path], out: Path, dataset: str | None = None) -> list[Path]:
-    """Segment images with the branch of one dataset; write each as an overlay with a legend.
+def predict_images(
+    run: Path, images: Sequence[Path], out: Path, dataset: str | None = None, *, ids: bool = False
+) -> list[Path]:
+    """Segment images with the branch of one dataset; write each as an overlay with a legend, or as ids.
 
     Images are segmented at their own size, one by one; a broken one stops there and earlier pictures stay.
 
     Args:
         run: Folder of a finished training.
         images: JPEG or PNG files of any size.
-        out: Folder of the pictures ``<stem>_overlay.png``; created if absent.
+        out: Folder of the pictures ``<stem>_overlay.png`` or ``<stem>.png``; created if absent.
         dataset: Whose branch to use; may be left out if the training had one dataset.
+        ids: Write class ids as grey values; of the classes of Cityscapes its label ids, as its server
+            takes them.
 
     Returns:
         The written files, in the order of ``images``.
@@ -40,14 +44,18 @@ def predict_images(run: Path, images: Sequence[Path], out: Path, dataset: str | 
         DataError: If an image cannot be read, or two have the same stem.
     """
     saved = load_run(run)
-    name = _choose(dataset, list(saved.datasets), run)
-    files = _targets(images, out)
+    name = choose_branch(dataset, list(saved.datasets), run, "--dataset")
+    files = _targets(images, out, "" if ids else "_overlay")
     space = saved.datasets[name]
     for path, file in zip(images, files, strict=True):
         pixels = read_image(path)
         out.mkdir(parents=True, exist_ok=True)
-        picture = overlay(pixels, segment(saved, pixels, name), space.palette)
-        PILImage.fromarray(with_legend(picture, space.classes, space.palette)).save(file)
+        segmented = segment(saved, pixels, name)
+        if ids:
+            picture = _values(space.classes)[segmented]
+        else:
+            picture = with_legend(overlay(pixels, segmented, space.palette), space.classes, space.palette)
+        PILImage.fromarray(picture).save(file)
     return files
 
 
@@ -62,19 +70,17 @@ def segment(saved: SavedRun, pixels: Pixels, dataset: str) -> npt.NDArray[np.int
     return ids
 
 
-def _choose(dataset: str | None, names: list[str], run: Path) -> str:
-    if dataset is None and len(names) == 1:
-        return names[0]
-    if dataset not in names:
-        wrong = "" if dataset is None else f", not {dataset!r}"
-        raise ConfigError(f"{run} has branches for {names}{wrong}; say which one to use with --dataset")
-    return dataset
+def _values(classes: Sequence[str]) -> Pixels:
+    """Return the grey value of each class id (C,)."""
+    if tuple(classes) == load_space("cityscapes").classes:
+        return load_space("cityscapes_label_ids").values()
+    return np.arange(len(classes), dtype=np.uint8)
 
 
-def _targets(images: Sequence[Path], out: Path) -> list[Path]:
+def _targets(images: Sequence[Path], out: Path, ending: str) -> list[Path]:
     files: dict[Path, Path] = {}
     for path in images:
-        file = out / f"{path.stem}_overlay.png"
+        file = out / f"{path.stem}{ending}.png"
         if file in files:
             raise DataError(f"{files[file]} and {path} would both become {file}; use two output folders")
         files[file] = path

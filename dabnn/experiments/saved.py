@@ -12,7 +12,7 @@ from torch import nn
 
 import dabnn
 from dabnn.data import Color, SegmentationDataset
-from dabnn.errors import CheckpointError, DataError
+from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
@@ -102,6 +102,26 @@ def evaluate_run(
             loader = build_eval_loader(config, dataset)
             results[name] = evaluate_model(model, loader, metric, device, predict=predict)
     return results
+
+
+def choose_branch(branch: str | None, names: list[str], run: Path, option: str) -> str:
+    """Return the branch that a user means.
+
+    Args:
+        branch: What the user says, if anything.
+        names: The datasets of the training.
+        run: Its folder.
+        option: How to say it on the command line.
+
+    Raises:
+        ConfigError: If nothing was said and there are several, or it is none of them.
+    """
+    if branch is None and len(names) == 1:
+        return names[0]
+    if branch not in names:
+        wrong = "" if branch is None else f", not {branch!r}"
+        raise ConfigError(f"{run} has branches for {names}{wrong}; say which one to use with {option}")
+    return branch
 
 
 def device_of_evaluation() -> torch.device:

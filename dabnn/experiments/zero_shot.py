@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import dabnn
-from dabnn.data import LabelMap, SegmentationDataset
+from dabnn.data import LabelMap, SegmentationDataset, list_maps, load_map, open_dataset
 from dabnn.data.batch import inputs_of
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build import build_eval_loader
-from dabnn.experiments.saved import SavedRun, device_of_evaluation
+from dabnn.experiments.build import SPACES, build_eval_loader, space_of
+from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run
 
 
 def evaluate_branch(
@@ -45,7 +46,8 @@ def evaluate_branch(
     if label_map is None and classes != dataset.classes:
         raise DataError(
             f"branch {branch!r} has the classes {list(classes)}, {dataset.name!r} has "
-            f"{list(dataset.classes)}: a label map from one to the other is needed"
+            f"{list(dataset.classes)}: a label map from one to the other is needed; of a folder "
+            "dataset, say what its label space is"
         )
     device = device_of_evaluation()
     model = dabnn.extract_dataset(saved.model, branch).to(device)
@@ -59,6 +61,45 @@ def evaluate_branch(
 
     metric = SegmentationMetric(dataset.classes, dataset.ignore_index)
     return evaluate_model(model, build_eval_loader(saved.config, dataset), metric, device, predict=projected)
+
+
+def evaluate_elsewhere(
+    folder: Path,
+    branch: str | None,
+    root: Path,
+    *,
+    kind: str = "folder",
+    split: str = "val",
+    space: str | None = None,
+    recalibrate: bool = False,
+    predict: Predict = predict_logits,
+) -> SegmentationResult:
+    """Measure one branch of a finished training on any dataset that dabnn reads.
+
+    Args:
+        folder: Folder of the training.
+        branch: The dataset whose branch to use; may be left out if the training had one dataset.
+        root: Folder of the other dataset.
+        kind: Its reader, see `dabnn.data.READERS`.
+        split: Its split.
+        space: Its label space, of a folder dataset; needed if the classes differ.
+        recalibrate: See `evaluate_branch`.
+        predict: See `evaluate_branch`.
+
+    Raises:
+        CheckpointError: If the folder holds no finished training, or one of its files is damaged.
+        ConfigError: If no branch is given and the training had several, or it is none of them.
+        DataError: If the dataset is not there, or has other classes and there is no map to them.
+    """
+    saved = load_run(folder)
+    name = choose_branch(branch, list(saved.datasets), folder, "--branch")
+    dataset = open_dataset(kind, root, split)
+    source, target = space_of(saved.config, name), space or SPACES.get(kind, kind)
+    mapped = saved.datasets[name].classes != dataset.classes and (source, target) in list_maps()
+    label_map = load_map(source, target) if mapped else None
+    return evaluate_branch(
+        saved, name, dataset, label_map=label_map, recalibrate=recalibrate, predict=predict
+    )
 
 
 def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterator[dict[str, Tensor]]:

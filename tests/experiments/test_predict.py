@@ -7,10 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from dabnn.data import TOY_DATASETS, ToyStreets
+from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
-from dabnn.experiments.predict import predict_images
+from dabnn.experiments.predict import _values, predict_images, segment
+from dabnn.experiments.saved import load_run
 
 
 @pytest.fixture
@@ -63,6 +64,25 @@ def test_a_run_of_several_datasets_asks_which_one(
     with pytest.raises(ConfigError, match=r"northport.*oldtown.*sunvale.*--dataset"):
         predict_images(cdcl_run, [photo], tmp_path / "out", dataset)
     assert not (tmp_path / "out").exists()
+
+
+def test_ids_are_grey_values_of_classes(single_run: Path, photo: Path, tmp_path: Path) -> None:
+    (file,) = predict_images(single_run, [photo], tmp_path / "out", ids=True)
+
+    saved = load_run(single_run)
+    (name,) = saved.datasets
+    assert file.name == "photo.png"
+    with Image.open(file) as picture:
+        assert picture.mode == "L"
+        values = np.array(picture)
+    assert np.array_equal(values, segment(saved, read_image(photo), name))
+
+
+def test_classes_of_cityscapes_are_written_as_its_label_ids() -> None:
+    classes = load_space("cityscapes").classes
+    assert _values(classes)[[0, 1, 13, 18]].tolist() == [7, 8, 26, 33]
+    labels = pytest.importorskip("cityscapesscripts.helpers.labels").trainId2label
+    assert _values(classes).tolist() == [labels[k].id for k in range(19)]
 
 
 def test_files_that_are_no_images_are_named(single_run: Path, photo: Path, tmp_path: Path) -> None:
