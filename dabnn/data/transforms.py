@@ -50,11 +50,14 @@ def train_transform(
     *,
     scale: tuple[float, float] = (0.5, 2.1),
     flip: float = 0.5,
+    jitter: float = 0.0,
     mean: Sequence[float],
     std: Sequence[float],
     ignore_index: int = 255,
 ) -> v2.Transform:
     """Return the training augmentation of the paper: random scale, random crop, random flip, normalise.
+
+    Random colours, which the paper does not have, are optional.
 
     Where the scaled image is smaller than the crop it is padded, the image with the mean colour (about 0
     after normalisation) and the mask with ``ignore_index``. All draws are from torch's global generator.
@@ -63,6 +66,7 @@ def train_transform(
         crop: Height and width of the result, in pixels (paper: 512 x 512).
         scale: Range of the random resize factor.
         flip: Probability of a horizontal flip, in [0, 1].
+        jitter: Most that brightness, contrast and saturation change, as a share of their own, in [0, 1].
         mean: Mean of each RGB channel of images in [0, 1].
         std: Standard deviation of each RGB channel of images in [0, 1].
         ignore_index: Mask value of padding.
@@ -76,6 +80,7 @@ def train_transform(
             RandomScale(scale),
             v2.RandomCrop(crop, pad_if_needed=True, fill=fill),
             v2.RandomHorizontalFlip(flip),
+            *([v2.ColorJitter(jitter, jitter, jitter)] if jitter else []),
             *_to_tensors(mean, std),
         ]
     )

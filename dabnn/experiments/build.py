@@ -84,6 +84,7 @@ def build_train_loader(config: Config, dataset: SegmentationDataset, seed: int) 
         images.crop,
         scale=images.scale,
         flip=images.flip,
+        jitter=images.jitter,
         mean=images.mean,
         std=images.std,
         ignore_index=dataset.ignore_index,

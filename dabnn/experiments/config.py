@@ -95,6 +95,7 @@ class ImageConfig:
         crop: Height and width of training crops.
         scale: Range of the random scale.
         flip: Probability of a horizontal flip.
+        jitter: Most that brightness, contrast and saturation change; not in the paper.
     """
 
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -102,6 +103,7 @@ class ImageConfig:
     crop: tuple[Count, Count] = (512, 512)
     scale: tuple[Positive, Positive] = (0.5, 2.1)
     flip: Share = 0.5
+    jitter: Share = 0.0
 
     @model_validator(mode="after")
     def _scale_is_a_range(self) -> ImageConfig:

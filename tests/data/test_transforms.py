@@ -55,6 +55,20 @@ def test_image_and_mask_move_together() -> None:
         assert wrong.sum() <= 0.05 * kept.sum()
 
 
+def test_jitter_changes_the_colours_within_its_range_and_never_the_mask() -> None:
+    options = {"scale": (1.0, 1.0), "flip": 0.0, "mean": (0.0,) * 3, "std": (1.0,) * 3}
+    plain = train_transform((48, 80), **options)(sample())
+    transform = train_transform((48, 80), jitter=0.2, **options)
+
+    means = []
+    for _ in range(20):
+        result = transform(sample())
+        assert torch.equal(result["mask"], plain["mask"])
+        means.append((result["image"].mean() / plain["image"].mean()).item())
+    assert len(set(means)) > 10
+    assert 0.8 - 0.05 < min(means) < max(means) < 1.2 + 0.05
+
+
 def test_flip_mirrors_image_and_mask() -> None:
     flipped = train_transform((48, 80), scale=(1.0, 1.0), flip=1.0, mean=MEAN, std=STD)(sample())
     plain = eval_transform(mean=MEAN, std=STD)(sample())
