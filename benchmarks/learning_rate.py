@@ -35,14 +35,17 @@ def main(
     experiment = load_config(config)
     if steps is not None:
         experiment = with_steps(experiment, steps)
+    name = load_config(config).name
+    measure(on_train(experiment), lr, out / experiment.name, data, RESULTS / f"{name}_lr.csv")
+
+
+def on_train(config: Config) -> Config:
+    """Return the same experiment on the training splits alone: 80 % of each train, 20 % measure."""
     datasets = {
         name: replace(entry, train=f"{entry.train}[:80%]", evaluate=f"{entry.train}[80%:]")
-        for name, entry in experiment.datasets.items()
+        for name, entry in config.datasets.items()
     }
-    name = load_config(config).name
-    measure(
-        replace(experiment, datasets=datasets), lr, out / experiment.name, data, RESULTS / f"{name}_lr.csv"
-    )
+    return replace(config, datasets=datasets)
 
 
 def measure(config: Config, rates: Iterable[float], out: Path, data_dir: Path | None, table: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from dabnn.experiments.comparison import Comparison, markdown
+from dabnn.experiments.paper import compare, load_experiment, load_tables, measured_table
 from dabnn.experiments.results import Row
 
 ROOT = Path(__file__).parents[1]
@@ -45,8 +46,10 @@ def table(name: str) -> str:
     rows = [
         Row(r["method"], r["dataset"], int(r["seed"]), int(r["steps"]), float(r["miou"])) for r in records
     ]
-    header, methods, gains = Comparison(tuple(rows)).table()
-    return markdown(header, [*methods, *gains])
+    if name in load_tables():
+        paper = load_tables()[name]
+        return measured_table(compare(paper, load_experiment(paper.experiment), rows))
+    return measured_table([Comparison(tuple(rows))])
 
 
 def new_city(records: list[dict[str, str]]) -> str:

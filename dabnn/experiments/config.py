@@ -123,6 +123,7 @@ class TrainingConfig:
         lr: Initial learning rate.
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
+        loss: "cross_entropy", as in the paper, or its sum with one of segmentation-models-pytorch's losses.
         schedule: "poly" (power 0.9), "cosine" or "constant".
         warmup: Steps of linear warm-up.
         backward: How gradients are computed, see `dabnn.training.step`.
@@ -141,6 +142,7 @@ class TrainingConfig:
     lr: Positive = 0.01
     momentum: Share = 0.9
     weight_decay: NotNegative = 1e-4
+    loss: Literal["cross_entropy", "dice", "lovasz", "focal"] = "cross_entropy"
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: Natural = 0
     backward: Literal["per_dataset", "joint", "fused"] = "per_dataset"

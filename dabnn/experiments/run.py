@@ -25,6 +25,7 @@ from dabnn.experiments.build import (
     space_of,
 )
 from dabnn.experiments.config import Config
+from dabnn.experiments.losses import build_loss
 from dabnn.experiments.methods import Network, get_method
 from dabnn.experiments.results import Row, environment, identity, read_json, read_rows, write_json
 from dabnn.experiments.transfer import transfer
@@ -182,6 +183,7 @@ def build_trainer(
         model,
         {name: build_train_loader(config, dataset, seed) for name, dataset in datasets.items()},
         optimizer=build_optimizer(training, model),
+        loss=build_loss(training),
         scheduler=partial(build_scheduler, training),
         backward=training.backward,
         update=settings.update,

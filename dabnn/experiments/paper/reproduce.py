@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -101,14 +101,14 @@ def _reproduce(
             run_method(config, line.method, seed, runs, data_dir=data_dir, callbacks=callbacks)
             rows += measure_line(config, line, seed, columns, runs, data_dir)
     write_rows(out / f"{name}.csv", rows, config, _environments(table, config, seeds, runs))
-    comparisons = _comparisons(table, config, rows)
+    comparisons = compare(table, config, rows)
     bar_plot(out / f"{name}.svg", table.title, comparisons)
     file = out / f"{name}.md"
     file.write_text(_text(table, comparisons))
     return file
 
 
-def _comparisons(table: Table, config: Config, rows: list[Row]) -> list[Comparison]:
+def compare(table: Table, config: Config, rows: Sequence[Row]) -> list[Comparison]:
     """Return a comparison of the lines as they are, and one of the recalibrated lines if there are any."""
     names = list(config.datasets)
     titles = {line.key(names): line.title(names) for line in table.lines}
@@ -121,12 +121,16 @@ def _comparisons(table: Table, config: Config, rows: list[Row]) -> list[Comparis
     return comparisons
 
 
-def _text(table: Table, comparisons: list[Comparison]) -> str:
+def measured_table(comparisons: Sequence[Comparison]) -> str:
+    """Return the Markdown table of comparisons on the same datasets: lines, then paired differences."""
     tables = [comparison.table() for comparison in comparisons]
-    header = tables[0][0]
     lines = [line for _, methods, _ in tables for line in methods]
     gains = [line for _, _, gains in tables for line in gains]
-    text = f"# {table.title}\n\n## Measured\n\n{markdown(header, [*lines, *gains])}"
+    return markdown(tables[0][0], [*lines, *gains])
+
+
+def _text(table: Table, comparisons: Sequence[Comparison]) -> str:
+    text = f"# {table.title}\n\n## Measured\n\n{measured_table(comparisons)}"
     paper = [
         [line.title(table.datasets), *map("{:.2f}".format, line.paper)] for line in table.lines if line.paper
     ]
