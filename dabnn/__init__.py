@@ -28,6 +28,10 @@ from dabnn.state_dict import load_state_dict
 if TYPE_CHECKING:
     from dabnn.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.guess import DatasetGuess, guess_dataset, guess_thresholds
+    from dabnn.hub import from_pretrained, push_to_hub
+    from dabnn.models import create_model, list_models, register_model
+    from dabnn.preprocessing import preprocess
+    from dabnn.pretrained import save_pretrained
     from dabnn.training import AlternationTrainer
 
 __version__ = "0.1.0"
@@ -46,18 +50,25 @@ __all__ = [
     "add_dataset",
     "branch_parameters",
     "convert_to_dataset_aware",
+    "create_model",
     "dataset_names",
     "extract_dataset",
     "fold_batch_norm",
     "forward_mixed",
+    "from_pretrained",
     "guess_dataset",
     "guess_thresholds",
+    "list_models",
     "load_dataset",
     "load_state_dict",
     "plan_conversion",
+    "preprocess",
+    "push_to_hub",
     "recalibrate_batch_norm",
+    "register_model",
     "remove_dataset",
     "save_dataset",
+    "save_pretrained",
     "set_dataset",
     "shared_parameters",
     "sync_batch_norm_buffers",
@@ -70,6 +81,13 @@ _LAZY = {
     "DatasetGuess": "dabnn.guess",
     "guess_dataset": "dabnn.guess",
     "guess_thresholds": "dabnn.guess",
+    "create_model": "dabnn.models",
+    "from_pretrained": "dabnn.hub",
+    "list_models": "dabnn.models",
+    "preprocess": "dabnn.preprocessing",
+    "push_to_hub": "dabnn.hub",
+    "register_model": "dabnn.models",
+    "save_pretrained": "dabnn.pretrained",
     "recalibrate_batch_norm": "dabnn.calibrate",
     "sync_batch_norm_buffers": "dabnn.calibrate",
 }

@@ -39,6 +39,14 @@ class CheckpointError(DabnnError, ValueError):
     """A checkpoint does not fit: wrong number of datasets, wrong names or wrong shapes."""
 
 
+class UnknownModelError(DabnnError, LookupError):
+    """A name that no model of the zoo has."""
+
+
+class HubError(DabnnError, OSError):
+    """The Hugging Face Hub cannot give or take a model."""
+
+
 class ConfigError(DabnnError, ValueError):
     """A configuration file or argument is wrong."""
 

@@ -77,6 +77,16 @@ class DatasetSelection:
         if len(self) == 1:
             self.active = 0
 
+    def rename(self, names: Sequence[str]) -> None:
+        """Give the datasets other names, in branch order.
+
+        Raises:
+            ValueError: If there are more or fewer names than datasets, or they are no names for datasets.
+        """
+        if len(names) != len(self):
+            raise ValueError(f"{len(self)} datasets need as many names, got {list(names)}")
+        self.names = DatasetSelection(names).names
+
     def index(self, dataset: Dataset) -> int:
         """Return the branch index of a dataset given by name or (non-negative) index.
 

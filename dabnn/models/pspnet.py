@@ -48,6 +48,9 @@ class PSPNet(nn.Module):
         bins: Sides of the pyramid's grids.
         dropout: Probability of dropping a channel before the classifier.
         auxiliary: In training, return logits of the backbone's last stage but one too. The paper does not.
+
+    Attributes:
+        arguments: What it was built with, but for the number of classes.
     """
 
     def __init__(
@@ -63,6 +66,14 @@ class PSPNet(nn.Module):
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
+        self.arguments = {
+            "backbone": backbone,
+            "output_stride": output_stride,
+            "channels": channels,
+            "bins": tuple(bins),
+            "dropout": dropout,
+            "auxiliary": auxiliary,
+        }
         self.backbone = timm.create_model(
             backbone, features_only=True, output_stride=output_stride, out_indices=(-2, -1)
         )

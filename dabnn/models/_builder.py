@@ -1,0 +1,49 @@
+"""Build a model of the zoo by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+import dabnn
+from dabnn.models import architectures  # noqa: F401 (registers them)
+from dabnn.models._registry import architecture, find_entry
+
+
+def create_model(
+    name: str,
+    *,
+    pretrained: bool = False,
+    dataset_names: Sequence[str] | None = None,
+    num_classes: Sequence[int] | None = None,
+    **arguments: Any,
+) -> nn.Module:
+    """Return a dataset-aware model of the zoo, in train mode.
+
+    Args:
+        name: An architecture, an ``architecture.tag`` or an alias of `dabnn.list_models`.
+        pretrained: Load its weights, as `dabnn.from_pretrained` does.
+        dataset_names: Names of the datasets; left out, those that the weights of that name are of.
+        num_classes: Number of classes of each dataset.
+        arguments: Further arguments of the architecture, without weights only.
+
+    Raises:
+        UnknownModelError: There is no model of that name.
+        ValueError: The datasets are not known, or names and numbers do not fit.
+    """
+    if pretrained:
+        if arguments:
+            raise ValueError(f"weights are of one architecture, without {sorted(arguments)}")
+        return dabnn.from_pretrained(name, dataset_names=dataset_names, num_classes=num_classes).train()
+    entry = find_entry(name)
+    build, convert = architecture(entry.architecture if entry is not None else name)
+    if dataset_names is None and num_classes is None and entry is not None:
+        dataset_names, num_classes = list(entry.datasets), list(entry.datasets.values())
+    if dataset_names is None or num_classes is None or len(dataset_names) != len(num_classes):
+        raise ValueError("give dataset_names and num_classes, one number for each name")
+    plain = build(max(num_classes), **arguments)
+    return dabnn.convert_to_dataset_aware(
+        plain, dataset_names=dataset_names, num_classes=num_classes, **convert
+    )

@@ -1,0 +1,105 @@
+"""What is known of a pretrained model besides its weights: the content of its ``config.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from typing import Any, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+import dabnn
+from dabnn.errors import CheckpointError
+from dabnn.models.source import Source
+
+SCHEMA = 1
+HEAD = ("schema", "library", "version", "sha256")
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+STRICT = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DatasetInfo:
+    """One dataset of a model.
+
+    Attributes:
+        classes: Class names, in the order of the logits.
+        palette: One RGB colour in [0, 255] per class, or none at all.
+        metrics: Measured values by name, such as ``{"miou": 54.8}``, in percent.
+        split: What they were measured on.
+    """
+
+    classes: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    split: str = ""
+
+    @classmethod
+    def numbered(cls, num_classes: int) -> DatasetInfo:
+        """Return a dataset whose classes are known by their number alone."""
+        return cls(tuple(f"class {k}" for k in range(num_classes)))
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelInfo:
+    """A dataset-aware model and what it was trained with.
+
+    Attributes:
+        source: How to build the plain model.
+        datasets: Its datasets by name, in branch order.
+        share: What the branches of a norm have in common, see `dabnn.convert_to_dataset_aware`.
+        mean: Mean of each RGB channel of the input images in [0, 1].
+        std: Standard deviation of each channel.
+        name: Name of the model, such as "pspnet_resnet18_os8.cdcl".
+        recipe: How it was trained.
+        paper: What it implements.
+        licence: Terms of the weights.
+    """
+
+    source: Source
+    datasets: dict[str, DatasetInfo]
+    share: Literal["affine", "statistics"] | None = None
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    name: str = ""
+    recipe: str = ""
+    paper: str = ""
+    licence: str = ""
+
+
+def to_json(info: ModelInfo, sha256: str) -> str:
+    """Return the text of ``config.json``, with the checksum of the weights."""
+    head = {"schema": SCHEMA, "library": "dabnn", "version": dabnn.__version__, "sha256": sha256}
+    content = head | asdict(info)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def from_json(text: str, where: str) -> tuple[ModelInfo, str]:
+    """Return what the text of a ``config.json`` says, and the checksum of the weights.
+
+    Args:
+        text: The text.
+        where: What errors call the file.
+
+    Raises:
+        CheckpointError: If it is no config of dabnn, of a newer schema, or damaged.
+    """
+    try:
+        content: Any = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{where} is no JSON ({error}); get the file again") from error
+    if not isinstance(content, Mapping) or content.get("library") != "dabnn":
+        raise CheckpointError(f"{where} is not of a model of dabnn")
+    if content.get("schema", 0) > SCHEMA:
+        raise CheckpointError(
+            f"{where} has schema {content['schema']}, this dabnn {dabnn.__version__} reads up to {SCHEMA}: "
+            f"install dabnn {content.get('version')} or newer"
+        )
+    fields = {key: value for key, value in content.items() if key not in HEAD}
+    try:
+        return TypeAdapter(ModelInfo).validate_python(fields), str(content.get("sha256"))
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise CheckpointError(f"{where} is damaged: {problems}") from None

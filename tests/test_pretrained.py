@@ -1,0 +1,266 @@
+"""A model as a folder: the same logits back, and nothing but safetensors, checked before they are used."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from PIL import Image
+from torch import nn
+
+import dabnn
+from dabnn.errors import CheckpointError, ConfigError, DataError
+from dabnn.models import DatasetInfo, ModelInfo, PSPNet
+from dabnn.pretrained import CONFIG, WEIGHTS, describe
+
+IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+NAMES, WIDTHS = ["north", "south"], [5, 3]
+
+
+def fpn():
+    return smp.FPN("tu-test_resnet", encoder_weights=None, classes=5)
+
+
+def converted(plain, **options):
+    torch.manual_seed(0)
+    model = dabnn.convert_to_dataset_aware(plain, dataset_names=NAMES, num_classes=WIDTHS, **options)
+    for name in NAMES:  # each branch has statistics of its own
+        with dabnn.use_dataset(model, name):
+            model(torch.randn(4, 3, 64, 64))
+    return model.eval()
+
+
+def logits(model, name):
+    with torch.no_grad(), dabnn.use_dataset(model, name):
+        return model(IMAGES)
+
+
+MODELS = {
+    "smp": (fpn, {}),
+    "dabnn": (lambda: PSPNet("test_resnet", 5, channels=16), {}),
+    "timm": (lambda: timm.create_model("test_resnet", num_classes=5), {}),
+    "classifiers": (fpn, {"skip": "*"}),
+    "skip": (fpn, {"skip": "encoder.model.layer1.*"}),
+    "affine": (fpn, {"share_affine": True}),
+    "statistics": (fpn, {"share_statistics": True}),
+    "layer-norms": (
+        lambda: smp.Segformer("mit_b0", encoder_weights=None, classes=5),
+        {"norm_types": [nn.LayerNorm, nn.BatchNorm2d]},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_a_saved_model_comes_back_with_the_same_logits(kind, tmp_path):
+    build, options = MODELS[kind]
+    model = converted(build(), **options)
+    before = torch.random.get_rng_state()
+    dabnn.save_pretrained(model, tmp_path)
+    again = dabnn.from_pretrained(tmp_path)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert dabnn.dataset_names(again) == tuple(NAMES)
+    assert not again.training
+    for name in NAMES:
+        assert torch.equal(logits(again, name), logits(model, name))
+    assert [p.requires_grad for p in again.parameters()] == [p.requires_grad for p in model.parameters()]
+    plain = dabnn.from_pretrained(tmp_path, dataset="south")
+    with torch.no_grad():
+        assert torch.equal(plain(IMAGES), logits(model, "south"))
+    assert type(plain) is type(build())
+
+
+def test_a_shared_classifier_is_saved_too(tmp_path):
+    model = dabnn.convert_to_dataset_aware(fpn(), dataset_names=NAMES).eval()
+    info = dabnn.save_pretrained(model, tmp_path)
+    assert [len(d.classes) for d in info.datasets.values()] == [5, 5]
+    assert torch.equal(logits(dabnn.from_pretrained(tmp_path), "south"), logits(model, "south"))
+
+
+def test_half_precision_halves_the_parameters_and_keeps_the_statistics(tmp_path):
+    model = converted(fpn())
+    dabnn.save_pretrained(model, tmp_path / "full")
+    dabnn.save_pretrained(model, tmp_path / "half", half=True)
+    sizes = [(tmp_path / kind / WEIGHTS).stat().st_size for kind in ("half", "full")]
+    assert sizes[0] < 0.6 * sizes[1]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    again = dabnn.from_pretrained(tmp_path / "half")
+    for (key, value), other in zip(model.state_dict().items(), again.state_dict().values(), strict=True):
+        assert value.dtype == other.dtype
+        assert torch.equal(value, other) if "running" in key else torch.allclose(value, other, atol=1e-3)
+
+
+def test_what_is_known_of_a_model_travels_with_it(tmp_path):
+    model = converted(fpn())
+    palette = tuple((k, k, k) for k in range(3))
+    datasets = {
+        "north": DatasetInfo(tuple("abcde")),
+        "south": DatasetInfo(tuple("xyz"), palette, {"miou": 12.3}, "val"),
+    }
+    info = ModelInfo(describe(model).source, datasets, mean=(0.5,) * 3, std=(0.25,) * 3, licence="mine")
+    dabnn.save_pretrained(model, tmp_path / "a", info)
+    again = dabnn.from_pretrained(tmp_path / "a")
+    assert again.dabnn_info.datasets == datasets
+    assert again.dabnn_info.licence == "mine"
+    dabnn.save_pretrained(again, tmp_path / "b")
+    assert (tmp_path / "b" / CONFIG).read_text() == (tmp_path / "a" / CONFIG).read_text()
+    wrong = replace(info, datasets={"north": datasets["north"]})
+    with pytest.raises(ConfigError, match=r"the info has .* the model has"):
+        dabnn.save_pretrained(model, tmp_path / "c", wrong)
+    assert not (tmp_path / "c").exists()
+
+
+def test_other_datasets_replace_those_of_the_weights(tmp_path):
+    model = converted(fpn())
+    dabnn.save_pretrained(model, tmp_path)
+    again = dabnn.from_pretrained(tmp_path, dataset_names=["mine", "south", "north"], num_classes=[2, 3, 4])
+    assert dabnn.dataset_names(again) == ("mine", "south", "north")
+    assert torch.equal(logits(again, "south"), logits(model, "south"))  # known, with as many classes
+    assert logits(again, "mine").shape[1] == 2
+    assert logits(again, "north").shape[1] == 4
+    shared = [list(dabnn.shared_parameters(m)) for m in (model, again)]
+    assert all(torch.equal(a, b) for a, b in zip(*shared, strict=True))
+    assert [len(d.classes) for d in again.dabnn_info.datasets.values()] == [2, 3, 4]
+    for options in (
+        {"dataset_names": ["a"]},
+        {"num_classes": [1]},
+        {"dataset_names": "aa", "num_classes": [1, 1]},
+    ):
+        with pytest.raises(ValueError, match="one number for each name"):
+            dabnn.from_pretrained(tmp_path, **options)
+
+
+def test_models_that_cannot_be_built_again_are_not_saved(tmp_path):
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    with pytest.raises(ConfigError, match=r"cannot tell how to build a torch\.nn.*Sequential again"):
+        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(net, 2), tmp_path / "a")
+    wide = timm.create_model("test_resnet", num_classes=5, in_chans=4)
+    with pytest.raises(ConfigError, match=r"not built again: test_resnet of timm .* differs at"):
+        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(wide, 2), tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    dabnn.save_pretrained(converted(fpn()), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def change(folder, **values):
+    content = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps({**content, **values}))
+
+
+@pytest.mark.parametrize("keep", [0, 100, -1])
+def test_weights_that_were_cut_off_are_refused(folder, keep):
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[:keep])
+    with pytest.raises(CheckpointError, match=r"model.safetensors was changed or cut off"):
+        dabnn.from_pretrained(folder)
+
+
+def test_weights_with_one_other_byte_are_refused(folder):
+    data = bytearray((folder / WEIGHTS).read_bytes())
+    data[-1] ^= 1
+    (folder / WEIGHTS).write_bytes(data)
+    with pytest.raises(CheckpointError, match="was changed or cut off"):
+        dabnn.from_pretrained(folder)
+
+
+def test_pickles_are_named_and_never_read(folder):
+    (folder / WEIGHTS).unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"a pickle")
+    with pytest.raises(CheckpointError, match=r"pytorch_model.bin may run code .*weights as safetensors"):
+        dabnn.from_pretrained(folder)
+
+
+def test_a_newer_schema_asks_for_a_newer_dabnn(folder):
+    change(folder, schema=99, version="9.9")
+    with pytest.raises(CheckpointError, match=r"has schema 99.*install dabnn 9.9 or newer"):
+        dabnn.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"library": "timm"}, "is not of a model of dabnn"),
+        ({"datasets": {"a": {}}}, "is damaged: datasets.a.classes"),
+        ({"surprise": 1}, "is damaged: surprise"),
+        ({"source": {"library": "os", "name": "system"}}, "is damaged: source.library"),
+    ],
+)
+def test_configs_that_are_wrong_say_where(folder, values, message):
+    change(folder, **values)
+    with pytest.raises(CheckpointError, match=message):
+        dabnn.from_pretrained(folder)
+
+
+def test_names_that_are_no_model_are_not_called(folder):
+    for library, name in (("segmentation_models_pytorch", "create_model"), ("dabnn", "Source")):
+        change(folder, source={"library": library, "name": name, "arguments": {}})
+        with pytest.raises(ConfigError, match="is no model"):
+            dabnn.from_pretrained(folder)
+
+
+def test_weights_of_another_architecture_are_refused(folder):
+    change(folder, source={"library": "timm", "name": "test_efficientnet", "arguments": {}})
+    with pytest.raises(CheckpointError, match="the weights do not belong to test_efficientnet"):
+        dabnn.from_pretrained(folder)
+
+
+def test_no_json_and_no_config_are_told_apart(folder):
+    (folder / CONFIG).write_text("{")
+    with pytest.raises(CheckpointError, match="is no JSON"):
+        dabnn.from_pretrained(folder)
+    (folder / CONFIG).unlink()
+    with pytest.raises(CheckpointError, match=r"config.json is missing, there is model.safetensors"):
+        dabnn.from_pretrained(folder)
+
+
+def test_a_full_disk_while_saving_leaves_the_old_model(folder, monkeypatch):
+    before = (folder / WEIGHTS).read_bytes()
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("dabnn.pretrained.save_model", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        dabnn.save_pretrained(converted(fpn()), folder)
+    assert (folder / WEIGHTS).read_bytes() == before
+    dabnn.from_pretrained(folder)
+
+
+def test_images_of_every_kind_become_the_same_batch(tmp_path):
+    model = converted(fpn())
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "street.png")
+    tensor = torch.from_numpy(pixels).permute(2, 0, 1)
+    mean, std = (torch.tensor(v)[:, None, None] for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    expected = ((tensor / 255 - mean) / std)[None]
+    kinds = (tmp_path / "street.png", str(tmp_path / "street.png"), pixels, tensor, tensor / 255)
+    for image in (*kinds, Image.fromarray(pixels), Image.fromarray(pixels).convert("RGBA")):
+        torch.testing.assert_close(dabnn.preprocess(model, image), expected)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        np.zeros((4, 4), np.uint8),
+        np.zeros((4, 4, 3)),
+        torch.zeros(4, 4, 3),
+        torch.zeros(3, 4, 4, dtype=torch.int64),
+    ],
+)
+def test_images_of_no_known_kind_are_refused(image):
+    with pytest.raises(DataError, match=r"must be \(.*got"):
+        dabnn.preprocess(converted(fpn()), image)
+
+
+def test_the_own_mean_and_deviation_are_used(folder):
+    change(folder, mean=[0.5] * 3, std=[0.5] * 3)
+    model = dabnn.from_pretrained(folder)
+    assert dabnn.preprocess(model, torch.ones(3, 8, 8)).unique().tolist() == [1.0]
