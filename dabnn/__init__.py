@@ -28,7 +28,7 @@ from dabnn.state_dict import load_state_dict
 if TYPE_CHECKING:
     from dabnn.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.guess import DatasetGuess, guess_dataset, guess_thresholds
-    from dabnn.hub import from_pretrained, push_to_hub
+    from dabnn.hub import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models import create_model, list_models, register_model
     from dabnn.preprocessing import preprocess
     from dabnn.pretrained import save_pretrained
@@ -56,6 +56,7 @@ __all__ = [
     "fold_batch_norm",
     "forward_mixed",
     "from_pretrained",
+    "get_pretrained_cfg",
     "guess_dataset",
     "guess_thresholds",
     "list_models",
@@ -83,6 +84,7 @@ _LAZY = {
     "guess_thresholds": "dabnn.guess",
     "create_model": "dabnn.models",
     "from_pretrained": "dabnn.hub",
+    "get_pretrained_cfg": "dabnn.hub",
     "list_models": "dabnn.models",
     "preprocess": "dabnn.preprocessing",
     "push_to_hub": "dabnn.hub",

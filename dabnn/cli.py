@@ -1,4 +1,4 @@
-"""The command line: ``dabnn demo | train | reproduce | evaluate | predict | export | data | list``."""
+"""The command line ``dabnn``: demo, train, reproduce, evaluate, predict, export, publish, data, list."""
 
 from __future__ import annotations
 
@@ -162,7 +162,9 @@ def evaluate(
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files of any size.")],
-    run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
+    model: Annotated[
+        str, typer.Option("--model", "--run", help="A run, a name of the zoo, or a repository of the Hub.")
+    ],
     dataset: Annotated[str | None, typer.Option(help="Whose branch to use, if the run has several.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("predictions"),
     ids: Annotated[bool, typer.Option(help="Write class ids (Cityscapes: label ids), not overlays.")] = False,
@@ -171,7 +173,7 @@ def predict(
     from dabnn.experiments.predict import predict_images
 
     with _readable_errors():
-        for path in predict_images(run, images, out, dataset, ids=ids):
+        for path in predict_images(model, images, out, dataset, ids=ids):
             console.print(str(path), markup=False, highlight=False, soft_wrap=True)
 
 
@@ -195,6 +197,36 @@ def export(
             highlight=False,
             soft_wrap=True,
         )
+
+
+@app.command()
+def publish(
+    model: Annotated[str, typer.Argument(help="A run, a name of the zoo, or a saved folder.")],
+    repo: Annotated[str | None, typer.Argument(help="Repository on the Hugging Face Hub, org/name.")] = None,
+    folder: Annotated[Path | None, typer.Option(help="Write the files here instead.")] = None,
+    licence: Annotated[str, typer.Option(help="Terms of the weights, for the model card.")] = "",
+    private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
+    half: Annotated[bool, typer.Option(help="Store parameters in half precision.")] = False,
+) -> None:
+    """Publish a trained network: weights, config, a file for each dataset, and a model card."""
+    from dataclasses import replace
+
+    from dabnn.experiments.saved import load_model
+    from dabnn.hub import push_to_hub, write_folder
+    from dabnn.pretrained import info_of
+
+    if (repo is None) == (folder is None):
+        raise typer.BadParameter("say either a repository or --folder")
+    with _readable_errors():
+        network = load_model(model)
+        info = info_of(network)
+        info = replace(info, licence=licence or info.licence)
+        if folder is not None:
+            write_folder(network, folder, info, half=half)
+            where = str(folder)
+        else:
+            where = push_to_hub(network, repo or "", info, private=private, half=half)
+        console.print(where, markup=False, highlight=False, soft_wrap=True)
 
 
 data_app = typer.Typer(help="Look at datasets.", no_args_is_help=True)
@@ -237,14 +269,17 @@ def check(
 
 @app.command(name="list")
 def list_() -> None:
-    """List the training methods, the datasets and the segmentation architectures."""
+    """List the models, the training methods, the datasets and the segmentation architectures."""
     import segmentation_models_pytorch as smp
 
     from dabnn.data import TOY_DATASETS
     from dabnn.data.readers import READERS
     from dabnn.experiments.methods import METHODS
     from dabnn.experiments.paper import titles
+    from dabnn.models._registry import entries
 
+    zoo = [[entry.name, entry.alias, "yes" if entry.pretrained else "no"] for entry in entries().values()]
+    _print_table("models", ["name", "alias", "weights"], zoo)
     architectures = sorted(cls.__name__ for cls in smp.MODEL_ARCHITECTURES_MAPPING.values())
     _print_table("methods", ["name", "title"], [[name, method.title] for name, method in METHODS.items()])
     _print_table("toy datasets", ["name"], [[name] for name in TOY_DATASETS])

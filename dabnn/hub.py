@@ -16,7 +16,7 @@ from dabnn.card import model_card
 from dabnn.errors import ConfigError, HubError
 from dabnn.models import _registry
 from dabnn.models.info import DatasetInfo, ModelInfo
-from dabnn.pretrained import CONFIG, INFO, WEIGHTS, load_pretrained, save_pretrained
+from dabnn.pretrained import CONFIG, INFO, WEIGHTS, info_of, load_pretrained, read_config, save_pretrained
 from dabnn.selection import find_selection
 
 PREFIX = "hf-hub:"
@@ -52,6 +52,20 @@ def from_pretrained(
     if dataset_names is not None or num_classes is not None:
         _replace_datasets(model, dataset_names or (), num_classes or ())
     return model if dataset is None else dabnn.extract_dataset(model, dataset).eval()
+
+
+def get_pretrained_cfg(name: str | Path) -> ModelInfo:
+    """Return what is known of a pretrained model, without loading its weights.
+
+    Args:
+        name: As for `from_pretrained`.
+
+    Raises:
+        UnknownModelError: No model has that name.
+        HubError: The Hub cannot be reached, has no such repository, or does not give access to it.
+        CheckpointError: There is no model of dabnn, or its config is damaged or of a newer schema.
+    """
+    return read_config(_locate(str(name)))[0]
 
 
 def push_to_hub(
@@ -167,7 +181,7 @@ def _replace_datasets(model: nn.Module, names: Sequence[str], num_classes: Seque
     """Give a model other datasets, in place."""
     if not names or len(names) != len(num_classes) or len(set(names)) != len(names):
         raise ValueError("give dataset_names, each once, and num_classes, one number for each name")
-    info: ModelInfo = vars(model)[INFO]
+    info = info_of(model)
     before = dict(info.datasets)
     datasets = {}
     for number, (name, width) in enumerate(zip(names, num_classes, strict=True)):

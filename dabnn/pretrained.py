@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def load_pretrained(path: str | Path) -> nn.Module:
         ConfigError: If the installed libraries cannot build the model.
     """
     path = Path(path)
-    info, digest = _read_config(path)
+    info, digest = read_config(path)
     weights = _read_weights(path / WEIGHTS, digest)
     with torch.random.fork_rng():
         model = rebuild(info, list(weights))
@@ -85,6 +86,27 @@ def load_pretrained(path: str | Path) -> nn.Module:
         raise CheckpointError(f"{path}: {error}; the libraries that it was saved with may differ") from error
     vars(model)[INFO] = info
     return model.eval()
+
+
+def info_of(model: nn.Module) -> ModelInfo:
+    """Return what a loaded model came with.
+
+    Raises:
+        ConfigError: If it was not loaded by dabnn.
+    """
+    info: ModelInfo | None = vars(unwrap(model)).get(INFO)
+    if info is None:
+        raise ConfigError("nothing is known of this model: load it with dabnn.from_pretrained")
+    return info
+
+
+def is_pretrained(path: Path) -> bool:
+    """Return whether a folder is one of `save_pretrained`, complete or not."""
+    try:
+        content = json.loads((path / CONFIG).read_text())
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("library") == "dabnn"
 
 
 def describe(model: nn.Module, info: ModelInfo | None = None) -> ModelInfo:
@@ -131,7 +153,8 @@ def _check_rebuild(model: nn.Module, info: ModelInfo) -> None:
         )
 
 
-def _read_config(path: Path) -> tuple[ModelInfo, str]:
+def read_config(path: Path) -> tuple[ModelInfo, str]:
+    """Return what a folder says of its model, and the checksum of its weights."""
     try:
         text = (path / CONFIG).read_text()
     except OSError as error:

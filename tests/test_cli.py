@@ -54,6 +54,25 @@ def test_train_writes_the_table(project):
     assert [line.split(",")[:2] for line in lines[1:]] == [[m, c] for m in ("cdcl", "single") for c in CITIES]
 
 
+def test_a_run_is_published_as_a_folder_that_predicts_alike(project, tmp_path):
+    folder = project / "runs" / "tiny" / "cdcl-seed0"
+    result = run("publish", folder, "--folder", tmp_path / "model", "--licence", "Research only.")
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "Research only." in card
+    assert "| northport | 11 |" in card
+    assert (tmp_path / "model" / "branches" / "sunvale" / "branch.safetensors").is_file()
+    Image.new("RGB", (64, 32), (90, 120, 60)).save(tmp_path / "photo.png")
+    pictures = []
+    for name, model in (("a", folder), ("b", tmp_path / "model")):
+        arguments = ["--model", model, "--dataset", "sunvale", "--ids", "--out", tmp_path / name]
+        assert run("predict", tmp_path / "photo.png", *arguments).exit_code == 0
+        pictures.append((tmp_path / name / "photo.png").read_bytes())
+    assert pictures[0] == pictures[1]
+    assert run("publish", folder).exit_code == 2
+    assert run("publish", folder, "city/net", "--folder", tmp_path).exit_code == 2
+
+
 def test_a_branch_is_evaluated_on_another_dataset(project):
     there = project / "data" / "northport"
     command = ["evaluate", project / "runs" / "tiny" / "cdcl-seed0", "--on", there, "--branch", "northport"]

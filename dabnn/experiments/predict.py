@@ -1,4 +1,4 @@
-"""Segment image files with a finished training."""
+"""Segment image files with a trained model."""
 
 from __future__ import annotations
 
@@ -9,29 +9,30 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image as PILImage
-from torchvision.tv_tensors import Image
+from torch import nn
 
 import dabnn
-from dabnn.data import eval_transform, load_space
+from dabnn.data import load_space
 from dabnn.data.images import read_image
 from dabnn.errors import DataError
 from dabnn.evaluation import predict_logits
 from dabnn.experiments.overlay import Pixels, overlay, with_legend
-from dabnn.experiments.saved import SavedRun, choose_branch, load_run
+from dabnn.experiments.saved import choose_branch, load_model
+from dabnn.pretrained import info_of
 
 
 def predict_images(
-    run: Path, images: Sequence[Path], out: Path, dataset: str | None = None, *, ids: bool = False
+    source: str | Path, images: Sequence[Path], out: Path, dataset: str | None = None, *, ids: bool = False
 ) -> list[Path]:
     """Segment images with the branch of one dataset; write each as an overlay with a legend, or as ids.
 
     Images are segmented at their own size, one by one; a broken one stops there and earlier pictures stay.
 
     Args:
-        run: Folder of a finished training.
+        source: Folder of a finished training, or what `dabnn.from_pretrained` takes.
         images: JPEG or PNG files of any size.
         out: Folder of the pictures ``<stem>_overlay.png`` or ``<stem>.png``; created if absent.
-        dataset: Whose branch to use; may be left out if the training had one dataset.
+        dataset: Whose branch to use; may be left out if there is one dataset.
         ids: Write class ids as grey values; of the classes of Cityscapes its label ids, as its server
             takes them.
 
@@ -39,18 +40,19 @@ def predict_images(
         The written files, in the order of ``images``.
 
     Raises:
-        CheckpointError: If ``run`` holds no finished training, or one of its files is damaged.
-        ConfigError: If no dataset is given and the training had several, or it is none of them.
+        CheckpointError: If ``source`` holds no finished training, or one of its files is damaged.
+        ConfigError: If no dataset is given and there are several, or it is none of them.
         DataError: If an image cannot be read, or two have the same stem.
     """
-    saved = load_run(run)
-    name = choose_branch(dataset, list(saved.datasets), run, "--dataset")
+    model = load_model(source)
+    datasets = info_of(model).datasets
+    name = choose_branch(dataset, list(datasets), source, "--dataset")
     files = _targets(images, out, "" if ids else "_overlay")
-    space = saved.datasets[name]
+    space = datasets[name]
     for path, file in zip(images, files, strict=True):
         pixels = read_image(path)
         out.mkdir(parents=True, exist_ok=True)
-        segmented = segment(saved, pixels, name)
+        segmented = segment(model, pixels, name)
         if ids:
             picture = _values(space.classes)[segmented]
         else:
@@ -59,14 +61,11 @@ def predict_images(
     return files
 
 
-def segment(saved: SavedRun, pixels: Pixels, dataset: str) -> npt.NDArray[np.int64]:
-    """Return the class ids (H, W) that a finished training gives an image (H, W, 3) of a dataset."""
-    images = saved.config.images
-    normalise = eval_transform(mean=images.mean, std=images.std)
-    image = normalise({"image": Image(torch.from_numpy(pixels).permute(2, 0, 1))})["image"]
-    with torch.inference_mode(), dabnn.use_dataset(saved.model, dataset):
-        logits = predict_logits(saved.model, image[None])
-    ids: npt.NDArray[np.int64] = logits[0].argmax(0).numpy()
+def segment(model: nn.Module, pixels: Pixels, dataset: str) -> npt.NDArray[np.int64]:
+    """Return the class ids (H, W) that a model of `load_model` gives an image (H, W, 3) of a dataset."""
+    with torch.inference_mode(), dabnn.use_dataset(model, dataset):
+        logits = predict_logits(model, dabnn.preprocess(model, pixels))
+    ids: npt.NDArray[np.int64] = logits[0].argmax(0).cpu().numpy()
     return ids
 
 

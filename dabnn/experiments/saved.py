@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +19,9 @@ from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.methods import get_method
+from dabnn.models import DatasetInfo, ModelInfo
+from dabnn.models.source import source_of
+from dabnn.pretrained import INFO, is_pretrained
 
 
 class LabelSpace(NamedTuple):
@@ -71,7 +75,22 @@ def load_run(folder: Path) -> SavedRun:
     with torch.random.fork_rng():
         model = build_model(config, widths, convert=method.convert)
     _load_weights(model, folder / "model.safetensors")
+    vars(model)[INFO] = _info(model, config, datasets, record)
     return SavedRun(model.eval(), config, datasets)
+
+
+def load_model(source: str | Path) -> nn.Module:
+    """Return the dataset-aware model of a finished training, or one that `dabnn.from_pretrained` knows.
+
+    Either way `dabnn.preprocess` and `dabnn.save_pretrained` know its datasets and its normalisation.
+
+    Args:
+        source: Folder of a finished training, or what `dabnn.from_pretrained` takes.
+    """
+    folder = Path(source)
+    if folder.is_dir() and not is_pretrained(folder):
+        return load_run(folder).model
+    return dabnn.from_pretrained(source)
 
 
 def evaluate_run(
@@ -104,13 +123,35 @@ def evaluate_run(
     return results
 
 
-def choose_branch(branch: str | None, names: list[str], run: Path, option: str) -> str:
+def _info(
+    model: nn.Module, config: Config, datasets: Mapping[str, LabelSpace], record: Mapping[str, Any]
+) -> ModelInfo:
+    measured = {row["dataset"]: row["miou"] for row in record["rows"]}
+    training, row = config.training, record["rows"][0]
+    return ModelInfo(
+        source=source_of(dabnn.extract_dataset(model, 0, copy=False)),
+        datasets={
+            name: DatasetInfo(
+                space.classes, space.palette, {"miou": measured[name]}, config.datasets[name].evaluate
+            )
+            for name, space in datasets.items()
+        },
+        mean=config.images.mean,
+        std=config.images.std,
+        name=config.name,
+        recipe=f"{get_method(row['method']).title}, {row['steps']} steps with {training.batch_size} crops of "
+        f"{config.images.crop} of each dataset, {training.optimizer}, learning rate {training.lr}, weight "
+        f"decay {training.weight_decay}.",
+    )
+
+
+def choose_branch(branch: str | None, names: list[str], run: str | Path, option: str) -> str:
     """Return the branch that a user means.
 
     Args:
         branch: What the user says, if anything.
         names: The datasets of the training.
-        run: Its folder.
+        run: What it was loaded from.
         option: How to say it on the command line.
 
     Raises:

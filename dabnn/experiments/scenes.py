@@ -64,5 +64,5 @@ def grid(rows: list[list[Pixels]], *, zoom: int = 1, gap: int = 6) -> Pixels:
 def _scene(dataset: SegmentationDataset, index: int, name: str, networks: tuple[SavedRun, SavedRun]) -> Scene:
     sample = dataset[index]
     image: Pixels = sample["image"].permute(1, 2, 0).numpy()
-    ids = [sample["mask"].numpy(), *(segment(network, image, name) for network in networks)]
+    ids = [sample["mask"].numpy(), *(segment(network.model, image, name) for network in networks)]
     return Scene(image, *(colorize(picture, dataset.palette) for picture in ids))

@@ -75,7 +75,7 @@ def test_ids_are_grey_values_of_classes(single_run: Path, photo: Path, tmp_path:
     with Image.open(file) as picture:
         assert picture.mode == "L"
         values = np.array(picture)
-    assert np.array_equal(values, segment(saved, read_image(photo), name))
+    assert np.array_equal(values, segment(saved.model, read_image(photo), name))
 
 
 def test_classes_of_cityscapes_are_written_as_its_label_ids() -> None:
