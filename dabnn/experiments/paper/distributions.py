@@ -22,6 +22,7 @@ from dabnn.experiments.comparison import markdown
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import SVG_STYLE
 from dabnn.experiments.paper.measure import folder_of
+from dabnn.experiments.results import environment, write_json
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run
 from dabnn.files import written_atomically
@@ -104,6 +105,7 @@ def write_figure(
     values = _read(config, chosen, runs)
     rows = [Divergence(*key, *_divergences(networks)) for key, networks in values.items()]
     _write_csv(out / f"{name}.csv", rows)
+    write_json(out / f"{name}.json", {"environments": [environment()], "seeds": chosen})
     _draw(out / f"{name}.svg", values, list(config.datasets), chosen[0])
     file = out / f"{name}.md"
     lines = [[*row[:3], f"{row.datasets:.3f}", f"{row.seeds:.3f}"] for row in rows]

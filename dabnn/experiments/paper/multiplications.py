@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import dabnn
 from dabnn.experiments.comparison import markdown
+from dabnn.experiments.results import environment, write_json
 from dabnn.files import written_atomically
 from dabnn.models import PSPNet
 
@@ -69,6 +70,7 @@ def write_costs(out: Path, name: str = "table5") -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with written_atomically(out / f"{name}.csv") as temporary, temporary.open("w", newline="") as lines:
         csv.writer(lines, lineterminator="\n").writerows([header, *rows])
+    write_json(out / f"{name}.json", {"environments": [environment()], "size": SIZE, "classes": CLASSES})
     file = out / f"{name}.md"
     title = "Billions of multiplications for one image of 1024x2048"
     file.write_text(f"# {title}\n\n{markdown(header, rows)}")
