@@ -17,15 +17,15 @@ def model_card(info: ModelInfo, repo: str = "") -> str:
         info: What is known of the model.
         repo: Its repository ``org/name``, for the code that loads it.
     """
-    title = info.name or info.source.name
+    build = info.build
+    title = info.name or (build.source.name if build is not None else "A dataset-aware model")
     first = next(iter(info.datasets))
     parts = [
         f"---\n{_metadata(info, title).to_yaml()}\n---",
         f"# {title}",
-        f"One network for {len(info.datasets)} datasets, made with dabnn: the convolutions are shared, every "
-        f"batch norm and every classifier has a branch for each dataset. {info.paper}".strip(),
+        _summary(info),
         _table(info),
-        f"## Use\n\n```python\n{_code(repo or title, first)}\n```",
+        f"## Use\n\n```python\n{_code(repo or 'FOLDER', first)}\n```",
         f"Input images are RGB in [0, 1], normalised with mean {list(info.mean)} and standard deviation "
         f"{list(info.std)}; `dabnn.preprocess` does it.",
     ]
@@ -34,6 +34,16 @@ def model_card(info: ModelInfo, repo: str = "") -> str:
     if info.licence:
         parts.append(f"## Terms\n\n{info.licence}")
     return "\n\n".join(parts) + "\n"
+
+
+def _summary(info: ModelInfo) -> str:
+    parts = [f"One network for {len(info.datasets)} datasets, made with dabnn."]
+    if info.build is not None:
+        counts = f"{len(info.build.norms)} norms and {len(info.build.classifiers)} classifiers"
+        parts.append(f"{counts} have a branch for each dataset, everything else is shared.")
+    if info.paper:
+        parts.append(f"After: {info.paper}.")
+    return " ".join(parts)
 
 
 def _metadata(info: ModelInfo, title: str) -> ModelCardData:

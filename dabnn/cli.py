@@ -122,9 +122,8 @@ def evaluate(
     flip: Annotated[bool, typer.Option(help="Average with the mirror image.")] = False,
     window: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of windows.")] = None,
     on: Annotated[Path | None, typer.Option(help="Folder of another dataset to measure on.")] = None,
-    kind: Annotated[str, typer.Option(help="Its reader, see `dabnn list`.")] = "folder",
-    split: Annotated[str, typer.Option(help="Its split.")] = "val",
-    space: Annotated[str | None, typer.Option(help="Its label space, if a folder.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Its reader; default folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Its split; default val.")] = None,
     branch: Annotated[str | None, typer.Option(help="Whose branch to measure there.")] = None,
     recalibrate: Annotated[bool, typer.Option(help="First take the statistics of its images.")] = False,
 ) -> None:
@@ -133,8 +132,8 @@ def evaluate(
     from dabnn.experiments.saved import evaluate_run
     from dabnn.experiments.zero_shot import evaluate_elsewhere
 
-    if on is None and (branch is not None or recalibrate):
-        raise typer.BadParameter("--branch and --recalibrate are for another dataset: say --on FOLDER")
+    if on is None and (kind or split or branch or recalibrate):
+        raise typer.BadParameter("--kind, --split, --branch and --recalibrate need --on FOLDER")
     view = predict_logits if window is None else partial(predict_windows, window=window)
     plain = scale == [1.0] and not flip
     predict = view if plain else partial(predict_scales, scales=scale, flip=flip, predict=view)
@@ -146,9 +145,8 @@ def evaluate(
                 run,
                 branch,
                 on,
-                kind=kind,
-                split=split,
-                space=space,
+                kind=kind or "folder",
+                split=split or "val",
                 recalibrate=recalibrate,
                 predict=predict,
             )

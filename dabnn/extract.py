@@ -14,6 +14,11 @@ from dabnn.layers.batch_norm import move_hooks
 from dabnn.libraries import LINEAR, allow_plain_saving, set_num_classes
 from dabnn.selection import SELECTION_ATTRIBUTE, Dataset, find_selection, unwrap
 
+INFO = "dabnn_info"
+"""Attribute of a dataset-aware model that holds its `dabnn.models.ModelInfo`, if it was loaded with one."""
+NORMALISATION = "input_normalisation"
+"""Attribute of a plain model taken out of such a one: mean and standard deviation of its input images."""
+
 
 def extract_dataset(model: nn.Module, dataset: Dataset, *, copy: bool = True) -> nn.Module:
     """Return the plain model of one dataset: the original class, with no dabnn module left in it.
@@ -46,6 +51,9 @@ def extract_dataset(model: nn.Module, dataset: Dataset, *, copy: bool = True) ->
         memo.update((id(b), placeholder) for b in switch.branches if b is not switch.branches[index])
     plain = _unswitch(deepcopy(model, memo), index)
     classifiers = {memo[id(layer)] for layer in _heads(model, index) if isinstance(layer, LINEAR)}
+    info = vars(plain).pop(INFO, None)
+    if info is not None:  # what `dabnn.preprocess` needs, without an object of dabnn
+        vars(plain)[NORMALISATION] = (tuple(info.mean), tuple(info.std))
     for module in plain.modules():
         vars(module).pop(SELECTION_ATTRIBUTE, None)
         allow_plain_saving(module)

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from dabnn.errors import CheckpointError
 
@@ -34,6 +35,19 @@ def written_atomically(path: Path) -> Iterator[Path]:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_safetensors(file: Path) -> dict[str, Tensor]:
+    """Return all tensors of a file that safetensors' ``save_model`` wrote, those with two names twice.
+
+    Raises:
+        OSError: If it cannot be read.
+        SafetensorError: If it is damaged.
+    """
+    with safe_open(file, framework="pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
+        # A tensor with two names is stored once, its other name in the metadata.
+        return tensors | {n: tensors[o] for n, o in (stored.metadata() or {}).items() if o in tensors}
 
 
 def checksum(path: Path) -> str:

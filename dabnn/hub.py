@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,9 +15,10 @@ from torch import nn
 import dabnn
 from dabnn.card import model_card
 from dabnn.errors import ConfigError, HubError
+from dabnn.extract import INFO
 from dabnn.models import _registry
 from dabnn.models.info import DatasetInfo, ModelInfo
-from dabnn.pretrained import CONFIG, INFO, WEIGHTS, info_of, load_pretrained, read_config, save_pretrained
+from dabnn.pretrained import CONFIG, WEIGHTS, info_of, load_pretrained, read_config, save_pretrained
 from dabnn.selection import find_selection
 
 PREFIX = "hf-hub:"
@@ -65,7 +67,7 @@ def get_pretrained_cfg(name: str | Path) -> ModelInfo:
         HubError: The Hub cannot be reached, has no such repository, or does not give access to it.
         CheckpointError: There is no model of dabnn, or its config is damaged or of a newer schema.
     """
-    return read_config(_locate(str(name)))[0]
+    return read_config(_locate(str(name), [CONFIG]))[0]
 
 
 def push_to_hub(
@@ -116,12 +118,13 @@ def write_folder(
 ) -> None:
     """Write what `push_to_hub` publishes: weights, config, a file for each dataset, and the model card."""
     info = save_pretrained(model, folder, info, half=half)
+    shutil.rmtree(folder / BRANCHES, ignore_errors=True)  # of an earlier model
     for name in info.datasets:
         dabnn.save_dataset(model, name, folder / BRANCHES / name)
     (folder / "README.md").write_text(model_card(info, repo))
 
 
-def _locate(name: str) -> Path:
+def _locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
     """Return the folder of a model, downloaded if need be."""
     entry = _registry.find_entry(name)
     if entry is None and Path(name).is_dir():
@@ -133,17 +136,17 @@ def _locate(name: str) -> Path:
         raise ConfigError(f"there are no weights for {name!r} yet: build it with dabnn.create_model")
     if "/" not in repo:
         raise _registry.unknown(name)
-    return _download(*repo.partition("@")[::2])
+    return _download(*repo.partition("@")[::2], files_needed)
 
 
-def _download(repo: str, revision: str) -> Path:
+def _download(repo: str, revision: str, files_needed: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     with _readable_errors(repo):
         folder = snapshot_download(
             repo,
             revision=revision or None,
-            allow_patterns=[CONFIG, WEIGHTS],
+            allow_patterns=list(files_needed),
             library_name="dabnn",
             library_version=dabnn.__version__,
         )

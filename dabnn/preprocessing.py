@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from dabnn.data.images import read_image
 from dabnn.errors import DataError
+from dabnn.extract import INFO, NORMALISATION
 from dabnn.models.info import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
-from dabnn.pretrained import INFO
 from dabnn.selection import unwrap
 
 
@@ -20,16 +20,18 @@ def preprocess(model: nn.Module, image: Any) -> Tensor:
     """Return an image as a normalised batch (1, 3, H, W) on the device of a model; its size is kept.
 
     Args:
-        model: A model of `dabnn.from_pretrained`, whose mean and standard deviation are used; for others
-            those of ImageNet are.
+        model: A model of `dabnn.from_pretrained`, or taken out of one, whose mean and standard deviation are
+            used; for others those of ImageNet are.
         image: Path of an image file; PIL image; uint8 array (H, W, 3); or tensor (3, H, W), uint8 or float in
             [0, 1]. RGB.
 
     Raises:
         DataError: If the image cannot be read, or is none of these.
     """
-    info: ModelInfo | None = vars(unwrap(model)).get(INFO)
-    mean, std = (info.mean, info.std) if info is not None else (IMAGENET_MEAN, IMAGENET_STD)
+    known = vars(unwrap(model))
+    info: ModelInfo | None = known.get(INFO)
+    plain = known.get(NORMALISATION, (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = plain if info is None else (info.mean, info.std)
     pixels = _pixels(image)
     device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
     pixels = pixels.to(device, torch.float32) / (1 if pixels.is_floating_point() else 255)

@@ -9,23 +9,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
 import dabnn
-from dabnn.adapters import named_switches
 from dabnn.errors import CheckpointError, ConfigError, DabnnError
-from dabnn.files import checksum, written_atomically
-from dabnn.layers import DatasetAwareBatchNorm
-from dabnn.models.info import DatasetInfo, ModelInfo, from_json, to_json
-from dabnn.models.rebuild import rebuild, widths_of
-from dabnn.models.source import source_of
+from dabnn.extract import INFO
+from dabnn.files import checksum, read_safetensors, written_atomically
+from dabnn.models.info import DatasetInfo, ModelInfo, explain, from_json, to_json
+from dabnn.models.rebuild import build_of, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-INFO = "dabnn_info"
-"""Attribute of a model that holds its `ModelInfo`."""
 
 
 def save_pretrained(
@@ -38,7 +35,7 @@ def save_pretrained(
             through.
         path: Folder of ``model.safetensors`` and ``config.json``; created if absent.
         info: What to say of the model; left out, what it was loaded with, or what can be told from it
-            (classes are numbered then). Its ``source`` and ``share`` are always told from the model.
+            (classes are numbered then). Its ``build`` is always told from the model.
         half: Store parameters in half precision; statistics stay as they are.
 
     Returns:
@@ -60,11 +57,10 @@ def save_pretrained(
     if half:
         for parameter in stored.parameters():
             parameter.data = parameter.data.half()
-    with written_atomically(path / WEIGHTS) as file:
+    # Neither file is replaced before both are written: a folder is never half old and half new.
+    with written_atomically(path / CONFIG) as config, written_atomically(path / WEIGHTS) as file:
         save_model(stored, str(file))
-        digest = checksum(file)
-    with written_atomically(path / CONFIG) as file:
-        file.write_text(to_json(info, digest))
+        config.write_text(to_json(info, checksum(file)))
     return info
 
 
@@ -79,7 +75,7 @@ def load_pretrained(path: str | Path) -> nn.Module:
     info, digest = read_config(path)
     weights = _read_weights(path / WEIGHTS, digest)
     with torch.random.fork_rng():
-        model = rebuild(info, list(weights))
+        model = rebuild(info)
     try:
         dabnn.load_state_dict(model, weights)
     except CheckpointError as error:
@@ -121,42 +117,62 @@ def describe(model: nn.Module, info: ModelInfo | None = None) -> ModelInfo:
         NotDatasetAwareError: If the model was not converted.
     """
     names, model = find_selection(model).names, unwrap(model)
-    source = source_of(dabnn.extract_dataset(model, 0, copy=False))
-    shares = {
-        switch.share for _, switch in named_switches(model) if isinstance(switch, DatasetAwareBatchNorm)
+    build = build_of(model)
+    found = dict(zip(names, widths_of(model), strict=True))
+    try:
+        given = info or _known(vars(model).get(INFO), found)
+        said = {name: len(dataset.classes) for name, dataset in given.datasets.items()}
+        if list(said.items()) != list(found.items()):
+            raise ConfigError(f"the info has datasets and classes {said}, the model has {found}")
+        return replace(given, build=build)
+    except ValidationError as error:
+        raise ConfigError(f"the model cannot be described: {explain(error)}") from None
+
+
+def _known(info: ModelInfo | None, widths: Mapping[str, int]) -> ModelInfo:
+    """Return what a model was loaded with, for the datasets that it has by now."""
+    before = info.datasets if info is not None else {}
+    datasets = {
+        name: before[name]
+        if name in before and len(before[name].classes) == width
+        else DatasetInfo.numbered(width)
+        for name, width in widths.items()
     }
-    given = info or vars(model).get(INFO)
-    widths = widths_of(model)
-    if given is None:
-        given = ModelInfo(source, dict(zip(names, map(DatasetInfo.numbered, widths), strict=True)))
-    said = [(name, len(dataset.classes)) for name, dataset in given.datasets.items()]
-    found = list(zip(names, widths, strict=True))
-    if said != found:
-        raise ConfigError(f"the info has the datasets and numbers of classes {said}, the model has {found}")
-    return replace(given, source=source, share=shares.pop() if len(shares) == 1 else None)
+    return ModelInfo(datasets) if info is None else replace(info, datasets=datasets)
 
 
 def _check_rebuild(model: nn.Module, info: ModelInfo) -> None:
-    """Refuse what could be saved, but not loaded again."""
-    own = {key: tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    """Refuse what could be saved, but not loaded again as it is."""
     try:
         with torch.random.fork_rng():  # not on the meta device: some models cannot be built there
-            new = {key: tuple(t.shape) for key, t in rebuild(info, list(own)).state_dict().items()}
+            new = rebuild(info)
     except DabnnError as error:
         raise ConfigError(f"this model could be saved, but not built again: {error}") from error
-    different = sorted(key for key in {*own, *new} if own.get(key) != new.get(key))
+    own, other = (_facts(each) for each in (model, new))
+    different = sorted(key for key in {*own, *other} if own.get(key) != other.get(key))
     if different:
+        place = different[0]
         raise ConfigError(
-            f"this model could be saved, but not built again: {info.source.name} of {info.source.library} "
-            f"with {dict(info.source.arguments)} differs at {len(different)} places, first {different[0]!r}; "
-            "was it changed after it was built?"
+            f"this model could be saved, but not built again: what its library builds differs at "
+            f"{len(different)} places, first {place!r}: {other.get(place)} instead of {own.get(place)}; was "
+            "it changed after it was built?"
         )
+
+
+def _facts(model: nn.Module) -> dict[str, str]:
+    """Return shapes of tensors and settings of layers, by path."""
+    shapes = {key: str(tuple(tensor.shape)) for key, tensor in model.state_dict().items()}
+    return shapes | {
+        path: f"{type(module).__name__}({module.extra_repr()})" for path, module in model.named_modules()
+    }
 
 
 def read_config(path: Path) -> tuple[ModelInfo, str]:
     """Return what a folder says of its model, and the checksum of its weights."""
     try:
-        text = (path / CONFIG).read_text()
+        text = (path / CONFIG).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{path / CONFIG} is damaged ({error}); get it again") from error
     except OSError as error:
         found = ", ".join(sorted(file.name for file in path.glob("*"))) or "nothing"
         raise CheckpointError(
@@ -175,10 +191,6 @@ def _read_weights(file: Path, digest: str) -> Mapping[str, Tensor]:
     if checksum(file) != digest:
         raise CheckpointError(f"{file} was changed or cut off after it was saved: get it again")
     try:
-        with safe_open(file, framework="pt") as stored:
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-            # A tensor with two names is stored once, its other name in the metadata.
-            same = {n: o for n, o in (stored.metadata() or {}).items() if o in weights}
+        return read_safetensors(file)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{file} is damaged: {error}; get it again") from error
-    return weights | {name: weights[other] for name, other in same.items()}

@@ -93,7 +93,7 @@ def test_branches_on_another_dataset_are_checked(project):
     assert "say which one to use with --branch" in result.output
     result = run("evaluate", folder, "--on", there, "--branch", "sunvale")
     assert result.exit_code == 1
-    assert "a label map from one to the other is needed" in " ".join(result.output.split())
+    assert "no label map from one to the other" in " ".join(result.output.split())
     assert run("evaluate", folder, "--recalibrate").exit_code == 2
 
 

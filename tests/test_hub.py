@@ -15,6 +15,7 @@ from huggingface_hub import ModelCard, constants
 
 import dabnn
 from dabnn.errors import CheckpointError, HubError
+from dabnn.hub import write_folder
 from dabnn.models import DatasetInfo, ModelInfo
 from dabnn.pretrained import CONFIG, WEIGHTS, describe
 
@@ -43,14 +44,12 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def info(model):
+def info():
     datasets = {
         "north": DatasetInfo(tuple("abcde"), metrics={"miou": 50.0}, split="val"),
         "south": DatasetInfo(tuple("xyz"), metrics={"miou": 40.25}, split="val"),
     }
-    return ModelInfo(
-        describe(model).source, datasets, name="fpn.test", licence="Research only.", recipe="SGD."
-    )
+    return ModelInfo(datasets, name="fpn.test", licence="Research only.", recipe="SGD.")
 
 
 def logits(model, name):
@@ -64,7 +63,7 @@ def test_a_pushed_model_comes_back_with_the_same_logits_and_card(hub, model, inf
     for name in (REPO, f"hf-hub:{REPO}"):
         again = dabnn.from_pretrained(name)
         assert all(torch.equal(logits(again, d), logits(model, d)) for d in info.datasets)
-        assert again.dabnn_info == info
+        assert again.dabnn_info == describe(model, info)
     assert sorted(hub.downloads) == [CONFIG, WEIGHTS]  # once each, and nothing else
     (files,) = [hub.repos[REPO][hub.heads[REPO]["main"]]]
     assert {f"branches/{d}/branch.safetensors" for d in info.datasets} < set(files)
@@ -79,6 +78,12 @@ def test_a_pushed_model_comes_back_with_the_same_logits_and_card(hub, model, inf
     assert "Research only." in card.text
 
 
+def test_what_is_known_of_a_model_is_read_without_its_weights(hub, model, info):
+    dabnn.push_to_hub(model, REPO, info)
+    assert dabnn.get_pretrained_cfg(REPO) == describe(model, info)
+    assert hub.downloads == [CONFIG]
+
+
 def test_the_file_of_one_dataset_fits_a_fresh_base(hub, model, info, tmp_path):
     dabnn.push_to_hub(model, REPO, info)
     files = hub.repos[REPO][hub.heads[REPO]["main"]]
@@ -88,6 +93,13 @@ def test_the_file_of_one_dataset_fits_a_fresh_base(hub, model, info, tmp_path):
     dabnn.remove_dataset(base, "south")
     assert dabnn.load_dataset(base, tmp_path) == "south"
     assert torch.equal(logits(base, "south"), logits(model, "south"))
+
+
+def test_a_folder_holds_the_branches_of_its_own_datasets_only(model, info, tmp_path):
+    write_folder(model, tmp_path, info)
+    (tmp_path / "branches" / "old").mkdir()
+    write_folder(model, tmp_path, info)
+    assert sorted(path.name for path in (tmp_path / "branches").iterdir()) == ["north", "south"]
 
 
 def test_revisions_are_written_and_read(hub, model, info):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 import dabnn
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.models import DatasetInfo, ModelInfo, PSPNet
-from dabnn.pretrained import CONFIG, WEIGHTS, describe
+from dabnn.pretrained import CONFIG, WEIGHTS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NAMES, WIDTHS = ["north", "south"], [5, 3]
@@ -40,10 +41,23 @@ def logits(model, name):
         return model(IMAGES)
 
 
+def with_momentum(model):
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.25
+    return model
+
+
 MODELS = {
     "smp": (fpn, {}),
     "dabnn": (lambda: PSPNet("test_resnet", 5, channels=16), {}),
     "timm": (lambda: timm.create_model("test_resnet", num_classes=5), {}),
+    "timm-arguments": (
+        lambda: timm.create_model("resnet18", num_classes=5, in_chans=3, output_stride=8, act_layer="gelu"),
+        {},
+    ),
+    "module-named-bns": (lambda: timm.create_model("res2net50_26w_4s", num_classes=5), {}),
+    "momentum": (lambda: with_momentum(fpn()), {}),
     "classifiers": (fpn, {"skip": "*"}),
     "skip": (fpn, {"skip": "encoder.model.layer1.*"}),
     "affine": (fpn, {"share_affine": True}),
@@ -72,6 +86,28 @@ def test_a_saved_model_comes_back_with_the_same_logits(kind, tmp_path):
     with torch.no_grad():
         assert torch.equal(plain(IMAGES), logits(model, "south"))
     assert type(plain) is type(build())
+    momenta = [[m.momentum for m in net.modules() if isinstance(m, nn.BatchNorm2d)] for net in (model, again)]
+    assert momenta[0] == momenta[1]
+    assert dabnn.save_pretrained(again, tmp_path / "again") == again.dabnn_info
+
+
+def test_a_plain_model_holds_no_object_of_dabnn_and_is_preprocessed_alike(tmp_path):
+    datasets = {name: DatasetInfo.numbered(width) for name, width in zip(NAMES, WIDTHS, strict=True)}
+    dabnn.save_pretrained(converted(fpn()), tmp_path, ModelInfo(datasets, mean=(0.1, 0.2, 0.3)))
+    model, plain = dabnn.from_pretrained(tmp_path), dabnn.from_pretrained(tmp_path, dataset="south")
+    assert b"dabnn" not in pickle.dumps(plain)
+    image = torch.rand(3, 32, 32)
+    assert torch.equal(dabnn.preprocess(plain, image), dabnn.preprocess(model, image))
+
+
+def test_datasets_that_came_or_went_since_loading_are_saved(tmp_path):
+    dabnn.save_pretrained(converted(fpn()), tmp_path / "a")
+    model = dabnn.from_pretrained(tmp_path / "a")
+    dabnn.add_dataset(model, "east", num_classes=4)
+    dabnn.remove_dataset(model, "north")
+    info = dabnn.save_pretrained(model, tmp_path / "b")
+    assert {name: len(d.classes) for name, d in info.datasets.items()} == {"south": 3, "east": 4}
+    assert torch.equal(logits(dabnn.from_pretrained(tmp_path / "b"), "east"), logits(model.eval(), "east"))
 
 
 def test_a_shared_classifier_is_saved_too(tmp_path):
@@ -101,7 +137,7 @@ def test_what_is_known_of_a_model_travels_with_it(tmp_path):
         "north": DatasetInfo(tuple("abcde")),
         "south": DatasetInfo(tuple("xyz"), palette, {"miou": 12.3}, "val"),
     }
-    info = ModelInfo(describe(model).source, datasets, mean=(0.5,) * 3, std=(0.25,) * 3, licence="mine")
+    info = ModelInfo(datasets, mean=(0.5,) * 3, std=(0.25,) * 3, licence="mine")
     dabnn.save_pretrained(model, tmp_path / "a", info)
     again = dabnn.from_pretrained(tmp_path / "a")
     assert again.dabnn_info.datasets == datasets
@@ -138,9 +174,13 @@ def test_models_that_cannot_be_built_again_are_not_saved(tmp_path):
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
     with pytest.raises(ConfigError, match=r"cannot tell how to build a torch\.nn.*Sequential again"):
         dabnn.save_pretrained(dabnn.convert_to_dataset_aware(net, 2), tmp_path / "a")
-    wide = timm.create_model("test_resnet", num_classes=5, in_chans=4)
-    with pytest.raises(ConfigError, match=r"not built again: test_resnet of timm .* differs at"):
-        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(wide, 2), tmp_path / "a")
+    changed = fpn()
+    changed.encoder.model.layer1[0].bn1.eps = 0.1
+    with pytest.raises(ConfigError, match=r"differs at \d+ places, .*eps=1e-05.* instead of .*eps=0.1"):
+        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(changed, 2), tmp_path / "a")
+    sigmoid = smp.FPN("tu-test_resnet", encoder_weights=None, classes=5, activation=nn.Sigmoid)
+    with pytest.raises(ConfigError, match=r"could be saved, but not built again"):
+        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(sigmoid, 2), tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
@@ -184,13 +224,22 @@ def test_a_newer_schema_asks_for_a_newer_dabnn(folder):
         dabnn.from_pretrained(folder)
 
 
+def build(library="segmentation_models_pytorch", name="FPN", **arguments):
+    return {"build": {"source": {"library": library, "name": name, "arguments": arguments}}}
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"library": "timm"}, "is not of a model of dabnn"),
         ({"datasets": {"a": {}}}, "is damaged: datasets.a.classes"),
+        ({"datasets": {}}, "is damaged: datasets"),
+        ({"datasets": {"a": {"classes": []}}}, "is damaged: datasets.a.classes"),
+        ({"datasets": {"../a": {"classes": ["x"]}}}, "is damaged: datasets"),
+        ({"datasets": {"a": {"classes": ["x"], "palette": [[1, 2, 3]] * 2}}}, "2 colours for 1 classes"),
+        ({"schema": "1"}, "is damaged: schema"),
         ({"surprise": 1}, "is damaged: surprise"),
-        ({"source": {"library": "os", "name": "system"}}, "is damaged: source.library"),
+        (build(library="os"), "is damaged: build.source.library"),
     ],
 )
 def test_configs_that_are_wrong_say_where(folder, values, message):
@@ -199,16 +248,53 @@ def test_configs_that_are_wrong_say_where(folder, values, message):
         dabnn.from_pretrained(folder)
 
 
-def test_names_that_are_no_model_are_not_called(folder):
-    for library, name in (("segmentation_models_pytorch", "create_model"), ("dabnn", "Source")):
-        change(folder, source={"library": library, "name": name, "arguments": {}})
-        with pytest.raises(ConfigError, match="is no model"):
-            dabnn.from_pretrained(folder)
+def test_a_config_that_is_no_text_is_damaged(folder):
+    (folder / CONFIG).write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        dabnn.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        build(name="create_model"),
+        build(library="dabnn", name="ModelInfo"),
+        build(library="timm", name="hf-hub:evil/model"),
+        build(library="timm", name="local-dir:/tmp"),
+        build(library="timm", name="test_resnet", pretrained=True),
+        build(library="timm", name="test_resnet", pretrained_cfg={"url": "x"}),
+        build(library="timm", name="test_resnet", checkpoint_path="x"),
+        build(library="dabnn", name="PSPNet", backbone="hf-hub:evil/model"),
+        build(encoder_name="tu-hf-hub:evil/model"),
+        build(encoder_name="tu-test_resnet", encoder_weights="imagenet"),
+        build(encoder_name="tu-test_resnet", encoder_weights=True),
+        build(encoder_name="tu-test_resnet", checkpoint_path="/tmp/weights.pth"),
+        build(encoder_name="tu-test_resnet", pretrained_cfg_overlay={"url": "http://127.0.0.1:9/x.py"}),
+        build(encoder_name="tu-test_resnet", cache_dir="/tmp"),
+        build(encoder_name="tu-test_resnet", activation="../x"),
+        build(encoder_name="tu-test_resnet", encoder_depth=99),
+    ],
+    ids=lambda values: str(values["build"]["source"]["arguments"]),
+)
+def test_configs_of_strangers_load_nothing_but_the_weights_beside_them(folder, values, monkeypatch):
+    def never(*arguments, **options):
+        pytest.fail("a config made a library open a file or an address")
+
+    change(folder, **values)
+    for function in ("torch.load", "torch.hub.load_state_dict_from_url", "timm.models._hub.hf_hub_download"):
+        monkeypatch.setattr(function, never)
+    with pytest.raises(ConfigError):
+        dabnn.from_pretrained(folder)
 
 
 def test_weights_of_another_architecture_are_refused(folder):
-    change(folder, source={"library": "timm", "name": "test_efficientnet", "arguments": {}})
-    with pytest.raises(CheckpointError, match="the weights do not belong to test_efficientnet"):
+    content = json.loads((folder / CONFIG).read_text())["build"]
+    other = {"library": "timm", "name": "test_efficientnet", "arguments": {}}
+    change(folder, build={**content, "source": other})
+    with pytest.raises(ConfigError, match="test_efficientnet of the installed timm has no"):
+        dabnn.from_pretrained(folder)
+    change(folder, build={**content, "norms": content["norms"][1:]})
+    with pytest.raises(CheckpointError, match="does not fit, nothing was loaded"):
         dabnn.from_pretrained(folder)
 
 
@@ -221,17 +307,24 @@ def test_no_json_and_no_config_are_told_apart(folder):
         dabnn.from_pretrained(folder)
 
 
-def test_a_full_disk_while_saving_leaves_the_old_model(folder, monkeypatch):
-    before = (folder / WEIGHTS).read_bytes()
+@pytest.mark.parametrize("function", ["save_model", "to_json"])
+def test_a_full_disk_while_saving_leaves_the_old_model(folder, monkeypatch, function):
+    before = {name: (folder / name).read_bytes() for name in (CONFIG, WEIGHTS)}
 
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dabnn.pretrained.save_model", full)
+    monkeypatch.setattr(f"dabnn.pretrained.{function}", full)
     with pytest.raises(CheckpointError, match="No space left"):
-        dabnn.save_pretrained(converted(fpn()), folder)
-    assert (folder / WEIGHTS).read_bytes() == before
+        dabnn.save_pretrained(converted(smp.Unet("tu-test_resnet", encoder_weights=None, classes=5)), folder)
+    assert {name: (folder / name).read_bytes() for name in before} == before
     dabnn.from_pretrained(folder)
+
+
+def test_dataset_names_that_are_no_file_names_are_refused(tmp_path):
+    model = dabnn.convert_to_dataset_aware(fpn(), dataset_names=["../out", "b"], num_classes=[5, 3])
+    with pytest.raises(ConfigError, match="cannot be described"):
+        dabnn.save_pretrained(model, tmp_path / "a")
 
 
 def test_images_of_every_kind_become_the_same_batch(tmp_path):

@@ -16,7 +16,7 @@ from dabnn.data.maps import LabelMap, list_maps, load_map, unite
 from dabnn.data.pairs import PairDataset
 from dabnn.data.pascal_context import PascalContext
 from dabnn.data.readers import READERS, open_dataset
-from dabnn.data.spaces import LabelSpace, list_spaces, load_space
+from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.toy import TOY_DATASETS, ToyStreets
 from dabnn.data.transforms import RandomScale, eval_transform, train_transform
 
@@ -46,6 +46,7 @@ __all__ = [
     "ToyStreets",
     "check_dataset",
     "eval_transform",
+    "find_space",
     "list_maps",
     "list_spaces",
     "load_map",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
@@ -67,6 +67,12 @@ def load_space(name: str) -> LabelSpace:
     ids = {int(value): classes.index(label) for value, label in content["ids"].items()}
     palette = tuple((red, green, blue) for red, green, blue in content["classes"].values())
     return LabelSpace(content.get("name", name), classes, palette, ids, frozenset(content["void"]))
+
+
+def find_space(classes: Sequence[str]) -> str | None:
+    """Return the name of the label space that dabnn ships with just these classes, if there is one."""
+    spaces = map(load_space, list_spaces())
+    return next((space.name for space in spaces if space.classes == tuple(classes)), None)
 
 
 def list_spaces() -> list[str]:

@@ -36,11 +36,17 @@ def predict_logits(model: nn.Module, images: Tensor, *, divisor: int = 32) -> Te
         TypeError: The model's output is none of the above.
     """
     height, width = images.shape[-2:]
-    padded = F.pad(images, (0, -width % divisor, 0, -height % divisor), mode="replicate")
+    padded = pad_images(images, divisor)
     logits = _logits_of(model(padded))
     if logits.shape[-2:] != padded.shape[-2:]:
         logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
     return logits[..., :height, :width]
+
+
+def pad_images(images: Tensor, divisor: int = 32) -> Tensor:
+    """Return images (B, 3, H, W), padded at the right and at the bottom to multiples of ``divisor``."""
+    height, width = images.shape[-2:]
+    return F.pad(images, (0, -width % divisor, 0, -height % divisor), mode="replicate")
 
 
 def evaluate_model(

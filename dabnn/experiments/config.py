@@ -183,6 +183,17 @@ class Config:
     images: ImageConfig = field(default_factory=ImageConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
 
+    @model_validator(mode="after")
+    def _held_out_is_apart(self) -> Config:
+        twice = sorted(self.held_out.keys() & self.datasets.keys())
+        if twice:
+            raise ValueError(f"held_out and datasets both have {twice}")
+        branches = {name: entry.branch for name, entry in self.held_out.items() if entry.branch is not None}
+        unknown = {name: branch for name, branch in branches.items() if branch not in self.datasets}
+        if unknown:
+            raise ValueError(f"held_out has the branches {unknown}, there are {list(self.datasets)}")
+        return self
+
 
 def load_config(path: str | Path) -> Config:
     """Read a config file; ``data_dir`` becomes absolute.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
@@ -13,16 +14,31 @@ from dabnn.training import cross_entropy
 from dabnn.training.batch import IGNORE_INDEX, LossFunction
 
 EXTRA = {"dice": DiceLoss, "focal": FocalLoss, "lovasz": LovaszLoss}
+AUXILIARY = 0.4
+"""Weight of the loss of an auxiliary head (Zhao et al., 2017)."""
 
 
 def build_loss(config: TrainingConfig) -> LossFunction:
-    """Return the loss function of an experiment, for models that return logits of the size of the masks."""
-    if config.loss == "cross_entropy":
-        return cross_entropy
-    extra = EXTRA[config.loss]("multiclass", ignore_index=IGNORE_INDEX)
+    """Return the loss function of an experiment, for models that return logits of the size of the masks.
+
+    The logits of an auxiliary head, under "aux" of the output, add 0.4 times their own loss.
+    """
+    extra = (
+        None
+        if config.loss == "cross_entropy"
+        else EXTRA[config.loss]("multiclass", ignore_index=IGNORE_INDEX)
+    )
+
+    def one(logits: Tensor, batch: Batch) -> Tensor:
+        total: Tensor = cross_entropy(logits, batch)
+        if extra is not None and bool((target_of(batch) != IGNORE_INDEX).any()):  # undefined without labels
+            total = total + extra(logits, target_of(batch))
+        return total
 
     def loss(output: Any, batch: Batch) -> Tensor:
-        total: Tensor = cross_entropy(output, batch) + extra(output, target_of(batch))
-        return total
+        if not isinstance(output, Mapping):
+            return one(output, batch)
+        auxiliary = one(output["aux"], batch) if "aux" in output else 0.0
+        return one(output["out"], batch) + AUXILIARY * auxiliary
 
     return loss

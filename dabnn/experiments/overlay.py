@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib import colormaps
 from PIL import Image, ImageDraw, ImageFont
 
 from dabnn.data import Color
@@ -29,6 +30,12 @@ def colorize(ids: npt.NDArray[np.integer], palette: Sequence[Color]) -> Pixels:
     """
     colors = np.array([*palette, BLACK], dtype=np.uint8)
     return colors[np.where(_labelled(ids, palette), ids, len(palette))]
+
+
+def some_colors(count: int) -> list[Color]:
+    """Return as many different RGB colours in [0, 255], for classes that have none."""
+    hues = colormaps["hsv"](np.linspace(0, 1, count, endpoint=False), bytes=True)
+    return [(int(red), int(green), int(blue)) for red, green, blue, _ in hues]
 
 
 def overlay(

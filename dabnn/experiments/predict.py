@@ -16,8 +16,8 @@ from dabnn.data import load_space
 from dabnn.data.images import read_image
 from dabnn.errors import DataError
 from dabnn.evaluation import predict_logits
-from dabnn.experiments.overlay import Pixels, overlay, with_legend
-from dabnn.experiments.saved import choose_branch, load_model
+from dabnn.experiments.overlay import Pixels, overlay, some_colors, with_legend
+from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
 from dabnn.pretrained import info_of
 
 
@@ -44,7 +44,7 @@ def predict_images(
         ConfigError: If no dataset is given and there are several, or it is none of them.
         DataError: If an image cannot be read, or two have the same stem.
     """
-    model = load_model(source)
+    model = load_model(source).to(device_of_evaluation())
     datasets = info_of(model).datasets
     name = choose_branch(dataset, list(datasets), source, "--dataset")
     files = _targets(images, out, "" if ids else "_overlay")
@@ -56,7 +56,8 @@ def predict_images(
         if ids:
             picture = _values(space.classes)[segmented]
         else:
-            picture = with_legend(overlay(pixels, segmented, space.palette), space.classes, space.palette)
+            palette = space.palette or some_colors(len(space.classes))
+            picture = with_legend(overlay(pixels, segmented, palette), space.classes, palette)
         PILImage.fromarray(picture).save(file)
     return files
 

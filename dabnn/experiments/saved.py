@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 import dabnn
@@ -19,9 +20,10 @@ from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.methods import get_method
+from dabnn.extract import INFO
+from dabnn.files import read_safetensors
 from dabnn.models import DatasetInfo, ModelInfo
-from dabnn.models.source import source_of
-from dabnn.pretrained import INFO, is_pretrained
+from dabnn.pretrained import is_pretrained
 
 
 class LabelSpace(NamedTuple):
@@ -75,7 +77,7 @@ def load_run(folder: Path) -> SavedRun:
     with torch.random.fork_rng():
         model = build_model(config, widths, convert=method.convert)
     _load_weights(model, folder / "model.safetensors")
-    vars(model)[INFO] = _info(model, config, datasets, record)
+    vars(model)[INFO] = _info(config, datasets, record)
     return SavedRun(model.eval(), config, datasets)
 
 
@@ -123,13 +125,10 @@ def evaluate_run(
     return results
 
 
-def _info(
-    model: nn.Module, config: Config, datasets: Mapping[str, LabelSpace], record: Mapping[str, Any]
-) -> ModelInfo:
+def _info(config: Config, datasets: Mapping[str, LabelSpace], record: Mapping[str, Any]) -> ModelInfo:
     measured = {row["dataset"]: row["miou"] for row in record["rows"]}
-    training, row = config.training, record["rows"][0]
+    method, steps = get_method(record["rows"][0]["method"]), record["rows"][0]["steps"]
     return ModelInfo(
-        source=source_of(dabnn.extract_dataset(model, 0, copy=False)),
         datasets={
             name: DatasetInfo(
                 space.classes, space.palette, {"miou": measured[name]}, config.datasets[name].evaluate
@@ -139,10 +138,15 @@ def _info(
         mean=config.images.mean,
         std=config.images.std,
         name=config.name,
-        recipe=f"{get_method(row['method']).title}, {row['steps']} steps with {training.batch_size} crops of "
-        f"{config.images.crop} of each dataset, {training.optimizer}, learning rate {training.lr}, weight "
-        f"decay {training.weight_decay}.",
+        recipe=f"Method: {method.title}, {steps} steps. Images: {_listed(asdict(config.images))}. "
+        f"Training: {_listed(asdict(method.training(config)))}.",
+        paper="Cross-Dataset Collaborative Learning (Wang et al., AAAI 2022, arXiv:2103.11351)",
     )
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    hidden = ("mean", "std", "steps", "workers", "checkpoint_every")
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if key not in hidden)
 
 
 def choose_branch(branch: str | None, names: list[str], run: str | Path, option: str) -> str:
@@ -187,13 +191,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 def _load_weights(model: nn.Module, file: Path) -> None:
     try:
-        with safe_open(file, framework="pt") as stored:
-            weights = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-            # A tensor with two names is stored once, its other name in the metadata.
-            for name, same in (stored.metadata() or {}).items():
-                if same in weights:
-                    weights[name] = weights[same]
-        dabnn.load_state_dict(model, weights)
+        dabnn.load_state_dict(model, read_safetensors(file))
     except (OSError, SafetensorError, CheckpointError) as error:
         raise CheckpointError(f"cannot load {file}: {error}; copy it again or train again") from error
 

@@ -33,6 +33,11 @@ def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:
     path = "backbone" if hasattr(model, "backbone") else "encoder.model"
     backbone = model.get_submodule(path)
     weights = _packaged() if name == "tf_efficientnet_lite0" else _from_hub(name)
+    missing = sorted(backbone.state_dict().keys() - weights.keys())
+    if missing:
+        raise ConfigError(
+            f"the ImageNet weights of {name!r} lack {len(missing)} tensors, first {missing[0]!r}"
+        )
     backbone.load_state_dict({key: weights[key] for key in backbone.state_dict()})
 
 
@@ -50,7 +55,9 @@ def _packaged() -> Mapping[str, Tensor]:
 
 def _from_hub(name: str) -> Mapping[str, Tensor]:
     try:
-        weights: Mapping[str, Tensor] = timm.create_model(name, pretrained=True).state_dict()
+        weights: Mapping[str, Tensor] = timm.create_model(
+            name, pretrained=True, features_only=True
+        ).state_dict()
     except (OSError, RuntimeError) as error:
         raise ConfigError(
             f"cannot get the ImageNet weights of {name!r} from the Hugging Face Hub: {error}"

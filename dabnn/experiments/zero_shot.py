@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import dabnn
-from dabnn.data import LabelMap, SegmentationDataset, list_maps, load_map, open_dataset
+from dabnn.data import LabelMap, SegmentationDataset, find_space, list_maps, load_map, open_dataset
 from dabnn.data.batch import inputs_of
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
-from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build import SPACES, build_eval_loader, space_of
+from dabnn.evaluation.inference import Predict, pad_images
+from dabnn.experiments.build import build_eval_loader
 from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run
 
 
@@ -43,12 +43,7 @@ def evaluate_branch(
         DataError: The classes differ and there is no map between them.
     """
     classes = saved.datasets[branch].classes
-    if label_map is None and classes != dataset.classes:
-        raise DataError(
-            f"branch {branch!r} has the classes {list(classes)}, {dataset.name!r} has "
-            f"{list(dataset.classes)}: a label map from one to the other is needed; of a folder "
-            "dataset, say what its label space is"
-        )
+    _check_classes(branch, classes, dataset, label_map)
     device = device_of_evaluation()
     model = dabnn.extract_dataset(saved.model, branch).to(device)
     if recalibrate:
@@ -70,7 +65,6 @@ def evaluate_elsewhere(
     *,
     kind: str = "folder",
     split: str = "val",
-    space: str | None = None,
     recalibrate: bool = False,
     predict: Predict = predict_logits,
 ) -> SegmentationResult:
@@ -82,7 +76,6 @@ def evaluate_elsewhere(
         root: Folder of the other dataset.
         kind: Its reader, see `dabnn.data.READERS`.
         split: Its split.
-        space: Its label space, of a folder dataset; needed if the classes differ.
         recalibrate: See `evaluate_branch`.
         predict: See `evaluate_branch`.
 
@@ -94,16 +87,28 @@ def evaluate_elsewhere(
     saved = load_run(folder)
     name = choose_branch(branch, list(saved.datasets), folder, "--branch")
     dataset = open_dataset(kind, root, split)
-    source, target = space_of(saved.config, name), space or SPACES.get(kind, kind)
+    source, target = find_space(saved.datasets[name].classes), find_space(dataset.classes)
     mapped = saved.datasets[name].classes != dataset.classes and (source, target) in list_maps()
-    label_map = load_map(source, target) if mapped else None
+    label_map = load_map(str(source), str(target)) if mapped else None
     return evaluate_branch(
         saved, name, dataset, label_map=label_map, recalibrate=recalibrate, predict=predict
     )
 
 
+def _check_classes(
+    branch: str, classes: tuple[str, ...], dataset: SegmentationDataset, label_map: LabelMap | None
+) -> None:
+    source, target = (classes, classes) if label_map is None else (label_map.source, label_map.target)
+    if (source, target) == (classes, dataset.classes):
+        return
+    text = f"branch {branch!r} has the classes {list(classes)}, {dataset.name!r} has {list(dataset.classes)}"
+    if label_map is None:
+        raise DataError(f"{text}: dabnn has no label map from one to the other (dabnn.data.list_maps)")
+    raise DataError(f"{text}: the label map from {list(source)} to {list(target)} is not between them")
+
+
 def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterator[dict[str, Tensor]]:
-    """Yield the images of a loader in batches of one size of image; a single image that is left is dropped.
+    """Yield images, padded as in evaluation, in batches of one size; a single one that is left is dropped.
 
     Args:
         loader: Batches of one image.
@@ -111,8 +116,9 @@ def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterat
     """
     waiting: dict[torch.Size, list[Tensor]] = {}
     for batch in loader:
-        images = waiting.setdefault(inputs_of(batch).shape, [])
-        images.append(inputs_of(batch))
+        padded = pad_images(inputs_of(batch))  # the model takes no other sizes
+        images = waiting.setdefault(padded.shape, [])
+        images.append(padded)
         if len(images) == count:
             yield {"image": torch.cat(images)}
             images.clear()

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dabnn.models._builder import create_model
 from dabnn.models._registry import list_models, register_model
-from dabnn.models.info import DatasetInfo, ModelInfo
+from dabnn.models.info import Build, DatasetInfo, ModelInfo
 from dabnn.models.pspnet import PSPNet
-from dabnn.models.source import Source
 
 __all__ = [
+    "Build",
     "DatasetInfo",
     "ModelInfo",
     "PSPNet",
-    "Source",
     "create_model",
     "list_models",
     "register_model",

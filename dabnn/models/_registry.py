@@ -111,6 +111,9 @@ def list_models(filter: str = "*", *, pretrained: bool = False) -> list[str]:
 
 def unknown(name: str) -> UnknownModelError:
     """Return the error for a name that there is no model of, with the nearest names."""
+    if name in _ARCHITECTURES:
+        tagged = [entry.name for entry in entries().values() if entry.architecture == name]
+        return UnknownModelError(f"{name!r} is an architecture; names of weights for it: {tagged or 'none'}")
     aliases = [entry.alias for entry in entries().values()]
     near = difflib.get_close_matches(name, [*aliases, *list_models()], n=3, cutoff=0.3)
     hint = f"did you mean {', '.join(near)}?" if near else f"there are {', '.join(list_models())}"

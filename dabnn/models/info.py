@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, field
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 import dabnn
@@ -18,6 +18,7 @@ SCHEMA = 1
 HEAD = ("schema", "library", "version", "sha256")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRICT = ConfigDict(extra="forbid")
+Name = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -31,10 +32,16 @@ class DatasetInfo:
         split: What they were measured on.
     """
 
-    classes: tuple[str, ...]
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
     palette: tuple[tuple[int, int, int], ...] = ()
     metrics: dict[str, float] = field(default_factory=dict)
     split: str = ""
+
+    @model_validator(mode="after")
+    def _palette_fits(self) -> DatasetInfo:
+        if self.palette and len(self.palette) != len(self.classes):
+            raise ValueError(f"{len(self.palette)} colours for {len(self.classes)} classes")
+        return self
 
     @classmethod
     def numbered(cls, num_classes: int) -> DatasetInfo:
@@ -43,30 +50,47 @@ class DatasetInfo:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Build:
+    """How a dataset-aware model is built.
+
+    Attributes:
+        source: The plain model.
+        norms: Paths of the norms that have branches.
+        classifiers: Paths of the classifiers that have branches.
+        share: What the branches of a norm have in common, see `dabnn.convert_to_dataset_aware`.
+        momentum: Momentum of all batch norms, if they have one in common.
+    """
+
+    source: Source
+    norms: tuple[str, ...] = ()
+    classifiers: tuple[str, ...] = ()
+    share: Literal["affine", "statistics"] | None = None
+    momentum: float | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
 class ModelInfo:
     """A dataset-aware model and what it was trained with.
 
     Attributes:
-        source: How to build the plain model.
-        datasets: Its datasets by name, in branch order.
-        share: What the branches of a norm have in common, see `dabnn.convert_to_dataset_aware`.
+        datasets: Its datasets by name, in branch order. Names become names of files.
         mean: Mean of each RGB channel of the input images in [0, 1].
         std: Standard deviation of each channel.
         name: Name of the model, such as "pspnet_resnet18_os8.cdcl".
         recipe: How it was trained.
         paper: What it implements.
         licence: Terms of the weights.
+        build: How to build it; told from the model when it is saved.
     """
 
-    source: Source
-    datasets: dict[str, DatasetInfo]
-    share: Literal["affine", "statistics"] | None = None
+    datasets: Annotated[dict[Name, DatasetInfo], Field(min_length=1)]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     name: str = ""
     recipe: str = ""
     paper: str = ""
     licence: str = ""
+    build: Build | None = None
 
 
 def to_json(info: ModelInfo, sha256: str) -> str:
@@ -92,14 +116,21 @@ def from_json(text: str, where: str) -> tuple[ModelInfo, str]:
         raise CheckpointError(f"{where} is no JSON ({error}); get the file again") from error
     if not isinstance(content, Mapping) or content.get("library") != "dabnn":
         raise CheckpointError(f"{where} is not of a model of dabnn")
-    if content.get("schema", 0) > SCHEMA:
+    schema = content.get("schema")
+    if not isinstance(schema, int):
+        raise CheckpointError(f"{where} is damaged: schema: {schema!r} is no number")
+    if schema > SCHEMA:
         raise CheckpointError(
-            f"{where} has schema {content['schema']}, this dabnn {dabnn.__version__} reads up to {SCHEMA}: "
+            f"{where} has schema {schema}, this dabnn {dabnn.__version__} reads up to {SCHEMA}: "
             f"install dabnn {content.get('version')} or newer"
         )
     fields = {key: value for key, value in content.items() if key not in HEAD}
     try:
         return TypeAdapter(ModelInfo).validate_python(fields), str(content.get("sha256"))
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise CheckpointError(f"{where} is damaged: {problems}") from None
+        raise CheckpointError(f"{where} is damaged: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """Return what is wrong, and where, in one line."""
+    return "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())

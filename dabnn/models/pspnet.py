@@ -70,7 +70,7 @@ class PSPNet(nn.Module):
             "backbone": backbone,
             "output_stride": output_stride,
             "channels": channels,
-            "bins": tuple(bins),
+            "bins": list(bins),
             "dropout": dropout,
             "auxiliary": auxiliary,
         }

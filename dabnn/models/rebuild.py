@@ -2,52 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
 from dabnn.adapters import named_switches
-from dabnn.errors import CheckpointError
-from dabnn.layers import DatasetAwareHead
+from dabnn.errors import ConfigError
+from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
 from dabnn.libraries import find_classifiers, width_attribute
-from dabnn.models.info import ModelInfo
+from dabnn.models.info import Build, ModelInfo
+from dabnn.models.source import source_of
 from dabnn.plan import BATCH_NORMS
 from dabnn.selection import find_selection
 
 
-def rebuild(info: ModelInfo, keys: Sequence[str]) -> nn.Module:
-    """Return a new dataset-aware model, with switches where the names of stored tensors have branches.
+def build_of(model: nn.Module) -> Build:
+    """Return how a converted model is built.
 
-    Args:
-        info: What is known of the model.
-        keys: Names of its parameters and buffers.
+    Raises:
+        ConfigError: If dabnn cannot tell.
     """
-    norms, heads = _sites(keys, "bns"), _sites(keys, "heads")
-    widths = [len(dataset.classes) for dataset in info.datasets.values()]
-    plain = info.source.build(max(widths))
-    modules = dict(plain.named_modules())
-    lost = [site for site in (*norms, *heads) if site not in modules]
-    if lost or not (norms or heads):
-        raise CheckpointError(
-            f"the weights do not belong to {info.source.name}: it has no {lost[:3] or 'norms'}"
-        )
-    types = tuple({type(modules[site]) for site in norms}) or BATCH_NORMS
-    return dabnn.convert_to_dataset_aware(
-        plain,
-        dataset_names=list(info.datasets),
-        num_classes=widths if heads else None,
-        classifier=heads or None,
-        norm_types=types,
-        skip=[name for name, module in modules.items() if isinstance(module, types) and name not in norms],
-        share_affine=info.share == "affine",
-        share_statistics=info.share == "statistics",
+    switches = dict(named_switches(model))
+    norms = {path: s for path, s in switches.items() if isinstance(s, DatasetAwareBatchNorm)}
+    shares = {norm.share for norm in norms.values()}
+    momenta = {m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
+    return Build(
+        source=source_of(dabnn.extract_dataset(model, 0, copy=False)),
+        norms=tuple(norms),
+        classifiers=tuple(path for path, s in switches.items() if isinstance(s, DatasetAwareHead)),
+        share=shares.pop() if len(shares) == 1 else None,
+        momentum=momenta.pop() if len(momenta) == 1 else None,
     )
 
 
-def _sites(keys: Sequence[str], branches: str) -> list[str]:
-    """Return the paths of the modules that have branches, in the order of the names."""
-    return list(dict.fromkeys(key.split(f".{branches}.")[0] for key in keys if f".{branches}." in key))
+def rebuild(info: ModelInfo) -> nn.Module:
+    """Return a new dataset-aware model; uses torch's random state.
+
+    Raises:
+        ConfigError: If ``info`` does not say how, or the libraries cannot build it so.
+    """
+    build = info.build
+    if build is None:
+        raise ConfigError("it is not known how to build this model")
+    widths = [len(dataset.classes) for dataset in info.datasets.values()]
+    plain = build.source.build(max(widths))
+    modules = dict(plain.named_modules())
+    lost = [path for path in (*build.norms, *build.classifiers) if path not in modules]
+    if lost:
+        raise ConfigError(f"{build.source.name} of the installed {build.source.library} has no {lost[:3]}")
+    if build.momentum is not None:
+        for module in modules.values():
+            if isinstance(module, _BatchNorm):
+                module.momentum = build.momentum
+    types = tuple({type(modules[path]) for path in build.norms}) or BATCH_NORMS
+    others = [n for n, module in modules.items() if isinstance(module, types) and n not in build.norms]
+    return dabnn.convert_to_dataset_aware(
+        plain,
+        dataset_names=list(info.datasets),
+        num_classes=widths if build.classifiers else None,
+        classifier=build.classifiers or None,
+        norm_types=types,
+        skip=others,
+        share_affine=build.share == "affine",
+        share_statistics=build.share == "statistics",
+    )
 
 
 def widths_of(model: nn.Module) -> list[int]:
@@ -56,6 +74,5 @@ def widths_of(model: nn.Module) -> list[int]:
     if heads:
         return [getattr(head, width_attribute(head)) for head in heads[0].branches]
     plain = dabnn.extract_dataset(model, 0, copy=False)
-    path = find_classifiers(plain)[0]
-    layer = plain.get_submodule(path)
+    layer = plain.get_submodule(find_classifiers(plain)[0])
     return [getattr(layer, width_attribute(layer))] * len(find_selection(model).names)

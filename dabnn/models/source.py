@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal
 
+import timm
 from torch import nn
 
 from dabnn.errors import ConfigError
 
 Library = Literal["dabnn", "segmentation_models_pytorch", "timm"]
 
+WORD = re.compile(r"[\w.+-]*")
+"""What a string of a config may look like: no address and no folder, which libraries would load from."""
+BACKBONES = {"dabnn": "backbone", "segmentation_models_pytorch": "encoder_name"}
+ENCODER_ARGUMENTS = ("output_stride",)
+"""What encoders of segmentation-models-pytorch take besides the arguments of its classes."""
+
 
 @dataclass(frozen=True)
 class Source:
-    """A model of a library by name; nothing else is ever built or imported.
+    """A model of a library by name.
+
+    It may come from a stranger: only classes and model names of the three libraries are built, never with
+    weights, and no argument can name a file or an address.
 
     Attributes:
         library: Whose model it is.
@@ -33,27 +45,72 @@ class Source:
         """Return the plain model without pretrained weights.
 
         Raises:
-            ConfigError: If the library has no such model, or refuses the arguments.
+            ConfigError: If the library has no such model, or an argument is not allowed or refused.
         """
+        factory = self._factory()
+        self._check_arguments(factory)
+        number = "classes" if self.library == "segmentation_models_pytorch" else "num_classes"
         try:
-            model: nn.Module = self._factory()(**self.arguments, **{self._classes(): num_classes})
-        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            model: nn.Module = factory(**self.arguments, **{number: num_classes})
+        except Exception as error:  # whatever a library makes of wrong arguments
             raise ConfigError(
-                f"{self.library} cannot build {self.name!r} with {dict(self.arguments)}: {error}"
+                f"{self.library} cannot build {self.name!r} with {dict(self.arguments)}: {error!r}"
             ) from error
         return model
 
     def _factory(self) -> Any:
-        module = import_module("dabnn.models" if self.library == "dabnn" else self.library)
         if self.library == "timm":
-            return lambda **arguments: module.create_model(self.name, pretrained=False, **arguments)
-        factory = getattr(module, self.name)
+            if self.name not in timm.list_models():
+                raise ConfigError(f"the installed timm has no model {self.name!r}")
+            return partial(timm.create_model, self.name, pretrained=False)
+        module = import_module("dabnn.models" if self.library == "dabnn" else self.library)
+        factory = getattr(module, self.name, None)
         if not (inspect.isclass(factory) and issubclass(factory, nn.Module)):
-            raise TypeError(f"{self.name} is no model")
+            raise ConfigError(f"{self.library} has no model {self.name!r}")
         return factory
 
-    def _classes(self) -> str:
-        return "classes" if self.library == "segmentation_models_pytorch" else "num_classes"
+    def _check_arguments(self, factory: Any) -> None:
+        if self.library == "timm":
+            loading = inspect.signature(timm.create_model).parameters  # where weights come from
+            named = [key for key in self.arguments if key not in loading and "pretrained" not in key]
+        else:
+            named = [*inspect.signature(factory).parameters, *ENCODER_ARGUMENTS]
+        refused = [key for key in self.arguments if key not in named]
+        if self.arguments.get("encoder_weights") is not None:
+            refused.append("encoder_weights")
+        if self.library in BACKBONES:
+            backbone = str(self.arguments.get(BACKBONES[self.library], ""))
+            if not _is_known(backbone, self.library):
+                refused.append(f"{BACKBONES[self.library]}={backbone!r}")
+        refused += [repr(text) for text in _strings(self.arguments) if not WORD.fullmatch(text)]
+        if refused:
+            raise ConfigError(f"{self.library} is not asked for {self.name!r} with {', '.join(refused)}")
+
+
+def _is_known(backbone: str, library: str) -> bool:
+    if library == "dabnn" or backbone.startswith("tu-"):
+        return backbone.removeprefix("tu-") in timm.list_models()
+    from segmentation_models_pytorch.encoders import encoders
+
+    return backbone in encoders
+
+
+def _strings(value: Any) -> Iterator[str]:
+    """Yield every string inside plain values, keys too.
+
+    Raises:
+        ConfigError: If there is something else than JSON holds.
+    """
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield from (*_strings(key), *_strings(item))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _strings(item)
+    elif not (value is None or isinstance(value, bool | int | float)):
+        raise ConfigError(f"an argument {value!r} cannot be written to a config")
 
 
 def source_of(plain: nn.Module) -> Source:
@@ -68,13 +125,13 @@ def source_of(plain: nn.Module) -> Source:
         return Source("dabnn", type(plain).__name__, dict(own))
     if library == "segmentation_models_pytorch" and hasattr(plain, "_hub_mixin_config"):
         config: Mapping[str, Any] = plain._hub_mixin_config  # type: ignore[assignment]
-        arguments = {key: value for key, value in config.items() if key != "classes"} | {
-            "encoder_weights": None
-        }
+        arguments = {key: value for key, value in config.items() if key != "classes"}
+        arguments["encoder_weights"] = None
         return Source("segmentation_models_pytorch", type(plain).__name__, arguments)
     if library == "timm" and getattr(plain, "pretrained_cfg", None):
         cfg: Any = plain.pretrained_cfg
-        return Source("timm", cfg["architecture"])
+        given: Mapping[str, Any] = getattr(plain, "_model_args", None) or {}
+        return Source("timm", cfg["architecture"], {k: v for k, v in given.items() if k != "num_classes"})
     kind = f"{type(plain).__module__}.{type(plain).__name__}"
     raise ConfigError(
         f"dabnn cannot tell how to build a {kind} again: it knows the models of segmentation-models-pytorch, "

@@ -27,7 +27,21 @@ def test_the_other_loss_is_added_and_knows_void(name):
     assert not logits.grad[:, :, :4].any()  # void pixels teach nothing
     assert logits.grad[:, :, 4:].any()
     assert loss(perfect(), (None, MASKS)) < 0.01
+    void = torch.full_like(MASKS, 255)
+    nothing = loss(logits, (None, void))
+    nothing.backward()
+    assert nothing == 0
+
+
+def test_an_auxiliary_head_adds_its_own_loss():
+    loss = build_loss(TrainingConfig(loss="dice"))
+    logits, other = (torch.randn(2, 4, 16, 16) for _ in range(2))
+    main, auxiliary = loss(logits, (None, MASKS)), loss(other, (None, MASKS))
+    together = loss({"out": logits, "aux": other}, (None, MASKS))
+    torch.testing.assert_close(together, main + 0.4 * auxiliary)
 
 
 def test_the_papers_loss_is_the_default():
-    assert build_loss(TrainingConfig()) is cross_entropy
+    logits = torch.randn(2, 4, 16, 16)
+    batch = (None, MASKS)
+    assert build_loss(TrainingConfig())(logits, batch) == cross_entropy(logits, batch)

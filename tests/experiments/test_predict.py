@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+import dabnn
 from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
@@ -76,6 +77,15 @@ def test_ids_are_grey_values_of_classes(single_run: Path, photo: Path, tmp_path:
         assert picture.mode == "L"
         values = np.array(picture)
     assert np.array_equal(values, segment(saved.model, read_image(photo), name))
+
+
+def test_classes_without_colours_get_some(single_run: Path, photo: Path, tmp_path: Path) -> None:
+    model = load_run(single_run).model
+    model.dabnn_info = None
+    dabnn.save_pretrained(model, tmp_path / "model")
+    (file,) = predict_images(tmp_path / "model", [photo], tmp_path / "out")
+    with Image.open(file) as picture:
+        assert len(picture.getcolors(100_000)) > 1
 
 
 def test_classes_of_cityscapes_are_written_as_its_label_ids() -> None:

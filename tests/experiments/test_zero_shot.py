@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+import dabnn
 from dabnn.data import LabelMap, ToyStreets
 from dabnn.errors import DataError
+from dabnn.evaluation import SegmentationMetric, predict_logits
+from dabnn.evaluation.inference import pad_images
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import evaluate_run, load_run
@@ -45,7 +48,7 @@ def test_the_own_dataset_gives_the_own_result(saved):
 
 def test_other_classes_need_a_map_and_are_measured_through_it(saved):
     run = load_run(saved)
-    with pytest.raises(DataError, match="a label map from one to the other is needed"):
+    with pytest.raises(DataError, match="dabnn has no label map from one to the other"):
         evaluate_branch(run, "northport", SUNVALE)
     target = SUNVALE.classes
     classes = {name: name if name in target else target[0] for name in NORTHPORT.classes}
@@ -53,6 +56,9 @@ def test_other_classes_need_a_map_and_are_measured_through_it(saved):
         run, "northport", SUNVALE, label_map=LabelMap(NORTHPORT.classes, target, classes)
     )
     assert tuple(result.iou) == target
+    turned = LabelMap(NORTHPORT.classes, target[::-1], classes)
+    with pytest.raises(DataError, match="is not between them"):
+        evaluate_branch(run, "northport", SUNVALE, label_map=turned)
     assert result.confusion.sum() > 0
 
 
@@ -65,11 +71,29 @@ def test_recalibration_changes_the_result_and_leaves_the_run_as_it_was(saved):
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
 
 
+def test_recalibration_sees_the_images_as_evaluation_does_at_any_size(saved):
+    odd = ToyStreets("northport", "val", size=(40, 72), length=4)
+    run = load_run(saved)
+    recalibrated = evaluate_branch(run, "northport", odd, recalibrate=True)
+    # By hand: all images in one batch, padded as predict_logits pads them.
+    model = dabnn.extract_dataset(run.model, "northport")
+    images = torch.cat(
+        [dabnn.preprocess(run.model, odd[k]["image"].as_subclass(torch.Tensor)) for k in range(4)]
+    )
+    halves = [{"image": pad_images(part)} for part in images.split(2)]
+    dabnn.recalibrate_batch_norm(model, halves)
+    metric = SegmentationMetric(odd.classes, odd.ignore_index)
+    with torch.no_grad():
+        for k, image in enumerate(images):
+            metric.update(predict_logits(model.eval(), image[None]), odd[k]["mask"].long()[None])
+    assert metric.compute().miou == pytest.approx(recalibrated.miou, abs=0.01)
+
+
 def test_images_are_batched_by_size_and_a_single_one_is_left_out():
-    sizes = [(4, 4), (4, 6), (4, 4), (4, 4), (2, 2), (4, 6)]
+    sizes = [(32, 32), (32, 64), (32, 32), (32, 32), (64, 64), (32, 64)]
     images = [{"image": torch.full((1, 3, *size), float(k))} for k, size in enumerate(sizes)]
     batches = [batch["image"] for batch in same_size_batches(images, 2)]
     assert [(tuple(b.shape[-2:]), b[:, 0, 0, 0].tolist()) for b in batches] == [
-        ((4, 4), [0.0, 2.0]),
-        ((4, 6), [1.0, 5.0]),
+        ((32, 32), [0.0, 2.0]),
+        ((32, 64), [1.0, 5.0]),
     ]

@@ -53,6 +53,8 @@ def test_unknown_names_get_the_nearest_ones():
     for function in (dabnn.create_model, dabnn.from_pretrained):
         with pytest.raises(UnknownModelError, match="did you mean cdcl-pspnet-r18"):
             function("cdcl-pspnet-r19")
+    with pytest.raises(UnknownModelError, match=r"is an architecture; names of weights for it: .*os8.cdcl"):
+        dabnn.from_pretrained("pspnet_resnet18_os8")
     with pytest.raises(UnknownModelError, match="there are pspnet"):
         dabnn.from_pretrained("zzz")
 

@@ -98,7 +98,7 @@ def write_figure(
         ConfigError: If there are fewer than two seeds.
     """
     chosen, runs = tuple(seeds or (0, 1, 2)), out / config.name
-    if len(chosen) < 2:
+    if len(set(chosen)) < 2:
         raise ConfigError(f"{name} compares datasets with seeds: it needs two seeds or more")
     for seed in chosen:
         run_method(config, "single", seed, runs, data_dir=data_dir, callbacks=callbacks)

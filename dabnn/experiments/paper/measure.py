@@ -36,6 +36,17 @@ def measure_line(
         yield Row(line.key(list(config.datasets)), column, seed, own.steps, miou)
 
 
+def check_line(config: Config, line: Line, columns: list[str]) -> None:
+    """Raise before any training if a column of a line could not be measured.
+
+    Raises:
+        ConfigError: If a held-out split does not say whose branch to use.
+        DataError: If there is no label map from the classes of a branch to those of a column.
+    """
+    for column in columns:
+        _between(config, _branch(config, line, column), column)
+
+
 def folder_of(config: Config, method: str, seed: int, dataset: str, runs: Path) -> Path:
     """Return the folder of the training that has the branch of a dataset."""
     networks = get_method(method).networks(config.datasets)
@@ -58,9 +69,11 @@ def _measured(
     name = f"{branch}-on-{column}" + ("-recalibrated" if recalibrate else "")
     file = folder / "measured" / f"{name}.json"
     entry = asdict(config.datasets[column] if column in config.datasets else config.held_out[column])
+    root = data_directory(config, data_dir)
+    dataset = build_dataset(config, column, train=False, data_dir=root)
+    of = {"split": entry, "data_dir": str(root.resolve()), "images": len(dataset)}
     record = read_json(file)
-    if record is None or record["split"] != entry:
-        dataset = build_dataset(config, column, train=False, data_dir=data_directory(config, data_dir))
+    if record is None or record["of"] != of:
         result = evaluate_branch(
             load_run(folder),
             branch,
@@ -69,7 +82,7 @@ def _measured(
             recalibrate=recalibrate,
         )
         file.parent.mkdir(exist_ok=True)
-        record = {"split": entry, "miou": result.miou, "iou": result.iou}
+        record = {"of": of, "miou": result.miou, "iou": result.iou}
         write_json(file, record)
     miou: float = record["miou"]
     return miou

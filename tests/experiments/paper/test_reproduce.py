@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,7 +21,7 @@ from dabnn.experiments.toy_folders import write_folder
 from dabnn.training import Callback
 
 CITIES = ("northport", "oldtown")
-PAPER_ONLY = {"table4a", "table4b", "context"}
+PAPER_ONLY = {"table4a", "table4b", "table5_r101", "context"}
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -81,8 +83,8 @@ def small(tmp_path_factory):
     )
 
 
-def held_out(config, root, branch=None):
-    entry = {"root": root, "space": "toy", "evaluate": "val", "branch": branch}
+def held_out(config, root, branch=None, space="toy"):
+    entry = {"root": root, "space": space, "evaluate": "val", "branch": branch}
     plain = {"name": config.name, "data_dir": config.data_dir, "held_out": {"other": entry}}
     for key in ("datasets", "model", "images", "training"):
         plain[key] = getattr(config, key)
@@ -150,14 +152,46 @@ def test_held_out_splits_do_not_count_for_the_mean_and_do_not_train_again(small,
     assert mean == pytest.approx((values["northport"] + values["oldtown"]) / 2, abs=0.06)
 
 
-def test_a_held_out_split_without_a_branch_is_an_error(small, tmp_path):
-    with pytest.raises(ConfigError, match=r"held_out.other .* must say whose branch"):
-        reproduce("table2", tmp_path, seeds=[0], config=held_out(small, "oldtown"))
+def never_trained(*arguments, **options):
+    pytest.fail("trained before everything was checked")
 
 
-def test_a_held_out_split_with_other_classes_needs_a_map(small, tmp_path):
-    with pytest.raises(DataError, match="a label map from one to the other is needed"):
+@pytest.mark.parametrize(
+    ("root", "branch", "error", "message"),
+    [
+        ("oldtown", None, ConfigError, r"held_out.other .* must say whose branch"),
+        ("oldtown", "northprt", ConfigError, r"held_out has the branches .*northprt"),
+    ],
+)
+def test_held_out_splits_are_checked_before_any_training(
+    small, tmp_path, monkeypatch, root, branch, error, message
+):
+    monkeypatch.setattr("dabnn.experiments.paper.reproduction.run_method", never_trained)
+    with pytest.raises(error, match=message):
+        reproduce("table2", tmp_path, seeds=[0], config=held_out(small, root, branch))
+
+
+def test_a_missing_label_map_is_found_before_any_training(small, tmp_path, monkeypatch):
+    monkeypatch.setattr("dabnn.experiments.paper.reproduction.run_method", never_trained)
+    config = held_out(small, "sunvale", branch="oldtown", space="elsewhere")
+    with pytest.raises(DataError, match="there is no label map toy to elsewhere"):
+        reproduce("table2", tmp_path, seeds=[0], config=config)
+
+
+def test_a_held_out_split_with_other_classes_is_refused(small, tmp_path):
+    with pytest.raises(DataError, match="no label map from one to the other"):
         reproduce("table2", tmp_path, seeds=[0], config=held_out(small, "sunvale", branch="oldtown"))
+
+
+def test_a_measurement_is_repeated_with_other_data(small, tmp_path):
+    reproduce("table6", tmp_path, config=small)
+    (file,) = tmp_path.rglob("measured/northport-on-oldtown.json")
+    before = json.loads(file.read_text())
+    copy = Path(shutil.copytree(small.data_dir, tmp_path / "copy"))
+    reproduce("table6", tmp_path, config=small, data_dir=copy)
+    after = json.loads(file.read_text())
+    assert after["of"] != before["of"]
+    assert after["miou"] == before["miou"]
 
 
 class Killed(Exception):

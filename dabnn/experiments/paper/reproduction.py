@@ -12,7 +12,7 @@ from dabnn.experiments.comparison import OURS, Comparison, markdown
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot
 from dabnn.experiments.paper.distributions import write_figure
-from dabnn.experiments.paper.measure import folder_of, measure_line
+from dabnn.experiments.paper.measure import check_line, folder_of, measure_line
 from dabnn.experiments.paper.multiplications import write_costs
 from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
 from dabnn.experiments.results import Row, read_json, write_rows
@@ -94,6 +94,8 @@ def _reproduce(
 ) -> Path:
     columns = table.measured(config)
     _check_data(config, columns, data_directory(config, data_dir))
+    for line in table.lines:
+        check_line(config, line, columns)
     runs = out / config.name
     rows: list[Row] = []
     for seed in seeds:
