@@ -66,7 +66,7 @@ def test_the_classification_head_stays_shared() -> None:
 @pytest.mark.parametrize("architecture", catalogue.smp_architectures(), ids=lambda a: a.name)
 def test_every_combination(architecture: Architecture) -> None:
     structure = contracts.check_structure(architecture)
-    if structure.status == "refused":
+    if structure.status in ("refused", "no batch norm"):
         pytest.skip(structure.reason)
     assert structure.status == "converted", structure.reason
     assert structure.n_classifiers == 1
