@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint format docs build clean
+.PHONY: install demo test test-all lint format docs build wheel clean
 
 install: $(STAMP)
 
@@ -43,6 +43,13 @@ build: install
 	rm -rf dist
 	$(BIN)/python -m build
 	$(BIN)/twine check --strict dist/*
+
+# The wheel as a user gets it: alone in a fresh environment, away from this folder, without a network.
+wheel: build
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install --disable-pip-version-check dist/*.whl
+	cd build/wheel && HF_HUB_OFFLINE=1 bin/python -I ../../tests/installed.py
 
 clean:
 	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis

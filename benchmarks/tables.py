@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from dabnn.experiments.comparison import Comparison, markdown
-from dabnn.experiments.paper import compare, load_experiment, load_tables, measured_table
+from dabnn.experiments.paper import beside_paper, load_experiment, load_tables
 from dabnn.experiments.results import Row
 
 ROOT = Path(__file__).parents[1]
@@ -48,8 +48,9 @@ def table(name: str) -> str:
     ]
     if name in load_tables():
         paper = load_tables()[name]
-        return measured_table(compare(paper, load_experiment(paper.experiment), rows))
-    return measured_table([Comparison(tuple(rows))])
+        return beside_paper(paper, load_experiment(paper.experiment), rows)
+    header, methods, gains = Comparison(tuple(rows)).table()
+    return markdown(header, [*methods, *gains])
 
 
 def new_city(records: list[dict[str, str]]) -> str:

@@ -9,15 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 from dabnn.errors import ConfigError
+from dabnn.schema import STRICT, Name
 
-STRICT = ConfigDict(extra="forbid")
-
-Name = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")]
-"""Names become names of files and folders."""
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -7,18 +7,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, field
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 import dabnn
 from dabnn.errors import CheckpointError
 from dabnn.models.source import Source
+from dabnn.schema import STRICT, Name
 
 SCHEMA = 1
 HEAD = ("schema", "library", "version", "sha256")
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-STRICT = ConfigDict(extra="forbid")
-Name = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$")]
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dabnn.experiments.paper.reproduction import compare, measured_table, reproduce, titles
+from dabnn.experiments.paper.rendering import beside_paper
+from dabnn.experiments.paper.reproduction import reproduce, titles
 from dabnn.experiments.paper.tables import SCALES, load_experiment, load_tables
 
-__all__ = ["SCALES", "compare", "load_experiment", "load_tables", "measured_table", "reproduce", "titles"]
+__all__ = ["SCALES", "beside_paper", "load_experiment", "load_tables", "reproduce", "titles"]

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import groupby
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dabnn.errors import ConfigError
 from dabnn.experiments.build import data_directory
-from dabnn.experiments.comparison import OURS, Comparison, markdown
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot
 from dabnn.experiments.paper.distributions import write_figure
 from dabnn.experiments.paper.measure import check_line, folder_of, measure_line
 from dabnn.experiments.paper.multiplications import write_costs
+from dabnn.experiments.paper.rendering import beside_paper, compare
 from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
 from dabnn.experiments.results import Row, read_json, write_rows
 from dabnn.experiments.run import run_method
@@ -103,42 +102,10 @@ def _reproduce(
             run_method(config, line.method, seed, runs, data_dir=data_dir, callbacks=callbacks)
             rows += measure_line(config, line, seed, columns, runs, data_dir)
     write_rows(out / f"{name}.csv", rows, config, _environments(table, config, seeds, runs))
-    comparisons = compare(table, config, rows)
-    bar_plot(out / f"{name}.svg", table.title, comparisons)
+    bar_plot(out / f"{name}.svg", table.title, compare(table, config, rows))
     file = out / f"{name}.md"
-    file.write_text(_text(table, comparisons))
+    file.write_text(f"# {table.title}\n\n{beside_paper(table, config, rows)}")
     return file
-
-
-def compare(table: Table, config: Config, rows: Sequence[Row]) -> list[Comparison]:
-    """Return a comparison of the lines as they are, and one of the recalibrated lines if there are any."""
-    names = list(config.datasets)
-    titles = {line.key(names): line.title(names) for line in table.lines}
-    comparisons = []
-    for _, lines in groupby(table.lines, key=lambda line: line.recalibrate):
-        keys = {line.key(names): line.method for line in lines}
-        (ours,) = (key for key, method in keys.items() if method == OURS)
-        chosen = tuple(row for row in rows if row.method in keys)
-        comparisons.append(Comparison(chosen, ours, titles, frozenset(config.held_out)))
-    return comparisons
-
-
-def measured_table(comparisons: Sequence[Comparison]) -> str:
-    """Return the Markdown table of comparisons on the same datasets: lines, then paired differences."""
-    tables = [comparison.table() for comparison in comparisons]
-    lines = [line for _, methods, _ in tables for line in methods]
-    gains = [line for _, _, gains in tables for line in gains]
-    return markdown(tables[0][0], [*lines, *gains])
-
-
-def _text(table: Table, comparisons: Sequence[Comparison]) -> str:
-    text = f"# {table.title}\n\n## Measured\n\n{measured_table(comparisons)}"
-    paper = [
-        [line.title(table.datasets), *map("{:.2f}".format, line.paper)] for line in table.lines if line.paper
-    ]
-    if paper:
-        text += f"\n## In the paper\n\n{markdown(['mIoU %', *(table.columns or table.datasets)], paper)}"
-    return text
 
 
 def _environments(table: Table, config: Config, seeds: Iterable[int], runs: Path) -> list[dict[str, str]]:

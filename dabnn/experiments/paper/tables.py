@@ -10,8 +10,9 @@ from pydantic import TypeAdapter
 from pydantic.dataclasses import dataclass
 
 from dabnn.errors import ConfigError
-from dabnn.experiments.config import STRICT, Config, Natural, load_config
+from dabnn.experiments.config import Config, Natural, load_config
 from dabnn.experiments.methods import get_method
+from dabnn.schema import STRICT
 
 FOLDER = files("dabnn.experiments.paper")
 
