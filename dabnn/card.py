@@ -8,6 +8,8 @@ from dabnn.models.info import ModelInfo
 
 TAGS = ["dabnn", "semantic-segmentation", "autonomous-driving"]
 TASK = "image-segmentation"
+TERMS = "LICENSE"
+"""Name of the file with the terms of the weights."""
 
 
 def model_card(info: ModelInfo, repo: str = "") -> str:
@@ -58,6 +60,7 @@ def _metadata(info: ModelInfo, title: str) -> ModelCardData:
         tags=TAGS,
         license="other" if info.licence else None,
         license_name="see-card" if info.licence else None,
+        license_link=TERMS if info.licence else None,
         model_name=title if results else None,
         eval_results=results or None,
     )

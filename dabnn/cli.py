@@ -202,6 +202,7 @@ def publish(
     model: Annotated[str, typer.Argument(help="A run, a name of the zoo, or a saved folder.")],
     repo: Annotated[str | None, typer.Argument(help="Repository on the Hugging Face Hub, org/name.")] = None,
     folder: Annotated[Path | None, typer.Option(help="Write the files here instead.")] = None,
+    name: Annotated[str, typer.Option(help="Name of the model, for the model card.")] = "",
     licence: Annotated[str, typer.Option(help="Terms of the weights, for the model card.")] = "",
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
     half: Annotated[bool, typer.Option(help="Store parameters in half precision.")] = False,
@@ -218,7 +219,7 @@ def publish(
     with _readable_errors():
         network = load_model(model)
         info = info_of(network)
-        info = replace(info, licence=licence or info.licence)
+        info = replace(info, name=name or info.name, licence=licence or info.licence)
         if folder is not None:
             write_folder(network, folder, info, half=half)
             where = str(folder)

@@ -13,7 +13,7 @@ from pathlib import Path
 from torch import nn
 
 import dabnn
-from dabnn.card import model_card
+from dabnn.card import TERMS, model_card
 from dabnn.errors import ConfigError, HubError
 from dabnn.extract import INFO
 from dabnn.models import _registry
@@ -116,12 +116,15 @@ def push_to_hub(
 def write_folder(
     model: nn.Module, folder: Path, info: ModelInfo | None = None, *, half: bool = False, repo: str = ""
 ) -> None:
-    """Write what `push_to_hub` publishes: weights, config, a file for each dataset, and the model card."""
+    """Write what `push_to_hub` publishes: weights, config, a file for each dataset, model card and terms."""
     info = save_pretrained(model, folder, info, half=half)
     shutil.rmtree(folder / BRANCHES, ignore_errors=True)  # of an earlier model
     for name in info.datasets:
         dabnn.save_dataset(model, name, folder / BRANCHES / name)
     (folder / "README.md").write_text(model_card(info, repo))
+    (folder / TERMS).unlink(missing_ok=True)
+    if info.licence:
+        (folder / TERMS).write_text(f"{info.licence}\n")
 
 
 def _locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:

@@ -56,10 +56,14 @@ def test_train_writes_the_table(project):
 
 def test_a_run_is_published_as_a_folder_that_predicts_alike(project, tmp_path):
     folder = project / "runs" / "tiny" / "cdcl-seed0"
-    result = run("publish", folder, "--folder", tmp_path / "model", "--licence", "Research only.")
+    terms = ["--name", "streets", "--licence", "Research only."]
+    result = run("publish", folder, "--folder", tmp_path / "model", *terms)
     assert result.exit_code == 0, result.output
     card = (tmp_path / "model" / "README.md").read_text()
+    assert "# streets" in card
+    assert "license_link: LICENSE" in card
     assert "Research only." in card
+    assert (tmp_path / "model" / "LICENSE").read_text() == "Research only.\n"
     assert "| northport | 11 |" in card
     assert (tmp_path / "model" / "branches" / "sunvale" / "branch.safetensors").is_file()
     Image.new("RGB", (64, 32), (90, 120, 60)).save(tmp_path / "photo.png")
