@@ -3,7 +3,7 @@
 Each recipe is a config file. As in `learning_rate.py` 80 % of each training split train and 20 % measure; the
 evaluation splits are not read. The table has a line per recipe, method, seed and dataset.
 
-Run: python benchmarks/recipe.py examples/configs/three_cities.yaml benchmarks/recipes/*.yaml --steps 400
+Run: python benchmarks/recipe.py benchmarks/recipes/*.yaml
 Writes: benchmarks/results/recipe.csv and recipe.json (versions, commit).
 """
 
@@ -17,14 +17,13 @@ from typing import Annotated
 import typer
 from learning_rate import METHODS, RESULTS, on_train
 
-from dabnn.experiments.config import load_config, with_steps
+from dabnn.experiments.config import load_config
 from dabnn.experiments.results import environment
 from dabnn.experiments.run import run_method
 
 
 def main(
     configs: Annotated[list[Path], typer.Argument(help="YAML files, one for each recipe.")],
-    steps: Annotated[int, typer.Option(help="Number of steps, instead of the configs'.")] = 400,
     seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006 (typer)
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/recipe"),
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
@@ -33,7 +32,7 @@ def main(
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("recipe", "method", "dataset", "seed", "steps", "miou"))
         for path in configs:
-            config = with_steps(on_train(load_config(path)), steps)
+            config = on_train(load_config(path))
             for number in seed:
                 for method in METHODS:
                     rows = run_method(config, method, number, out / config.name, data_dir=data)
