@@ -47,9 +47,10 @@ def recalibrate_batch_norm(
     """Set the running statistics of one dataset's norms to the true averages over a loader, in place.
 
     As in training each norm normalises with the statistics of its batch, so the batches should be as large
-    as they were there; everything else runs in eval mode. Moments are pooled over all batches by
-    their number of values. Parameters, other datasets, norms that stay shared or are not reached, and
-    train/eval modes are not touched; an error on the way leaves the old statistics.
+    as they were there and as random: not of neighbours in a video. Everything else runs in eval mode.
+    Moments are pooled over all batches by their number of values. Parameters, other datasets, norms that
+    stay shared or are not reached, and train/eval modes are not touched; an error on the way leaves the old
+    statistics.
 
     Args:
         model: A converted model or, without ``dataset``, any model with batch norms.

@@ -98,10 +98,10 @@ def build_train_loader(config: Config, dataset: SegmentationDataset, seed: int) 
     )
 
 
-def build_eval_loader(config: Config, dataset: SegmentationDataset) -> SeededLoader:
-    """Return the loader of whole images in file order, one by one since their sizes may differ."""
+def build_eval_loader(config: Config, dataset: SegmentationDataset, *, shuffle: bool = False) -> SeededLoader:
+    """Return the loader of whole images, one by one since sizes may differ; in file order or shuffled."""
     transform = eval_transform(mean=config.images.mean, std=config.images.std)
-    return SeededLoader(dataset, 1, transform=transform, shuffle=False, drop_last=False)
+    return SeededLoader(dataset, 1, transform=transform, shuffle=shuffle, drop_last=False)
 
 
 def build_model(

@@ -37,6 +37,7 @@ class Method:
         title: What tables call it.
         together: One network for all datasets, instead of one each.
         transfer: Start from the single-dataset network of the other dataset, of two.
+        reset: Of a transfer: the norms of the new dataset start anew, not as those of the other.
         freeze: Train private parts only.
         remap: Train on the images of all datasets, the labels of the others remapped to those of its own.
         convert: What of the network is private to a dataset besides its classifier, as options of
@@ -53,6 +54,7 @@ class Method:
     title: str
     together: bool = True
     transfer: bool = False
+    reset: bool = False
     freeze: bool = False
     remap: bool = False
     convert: Mapping[str, Any] = field(default_factory=dict)
@@ -112,8 +114,9 @@ METHODS: dict[str, Method] = {
     "finetune": Method("Finetuning", together=False, transfer=True),
     "remap": Method("Label remapping", together=False, remap=True),
     # Table 6: train on the first dataset, then on the second with new norms.
-    "two_stage": Method("Two stages, convolutions updated", transfer=True),
-    "two_stage_frozen": Method("Two stages, convolutions frozen", transfer=True, freeze=True),
+    "two_stage": Method("Two stages, convolutions updated", transfer=True, reset=True),
+    "two_stage_frozen": Method("Two stages, convolutions frozen", transfer=True, reset=True, freeze=True),
+    "two_stage_copied": Method("Two stages, convolutions frozen, norms copied", transfer=True, freeze=True),
     "shared_bn": Method("Shared BN", convert={"skip": "*"}),
     "no_dat": Method("CDCL without DAT", update="dataset"),
     # The other row of Table 3; and what the paper leaves open: which half of a private norm matters, where.

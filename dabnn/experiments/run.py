@@ -178,7 +178,7 @@ def build_trainer(
     if start is None:
         model = build_model(config, widths, convert=settings.convert)
     else:
-        model = transfer(start, widths, keep=settings.together, freeze=settings.freeze)
+        model = transfer(start, widths, keep=settings.together, reset=settings.reset, freeze=settings.freeze)
     return AlternationTrainer(
         model,
         {name: build_train_loader(config, dataset, seed) for name, dataset in datasets.items()},

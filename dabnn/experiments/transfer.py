@@ -15,25 +15,27 @@ from dabnn.experiments.saved import load_run
 from dabnn.layers import DatasetAwareBatchNorm
 
 
-def transfer(folder: Path, num_classes: Mapping[str, int], *, keep: bool, freeze: bool) -> nn.Module:
+def transfer(
+    folder: Path, num_classes: Mapping[str, int], *, keep: bool, reset: bool, freeze: bool
+) -> nn.Module:
     """Return a single-dataset network with another dataset added to it.
 
     Args:
         folder: Folder of the finished training of the single-dataset network.
         num_classes: Number of classes of the one dataset to add, by its name.
-        keep: Keep the first dataset, and give the new one norms that start anew, as Chang et al. (2019) do;
-            else the new dataset goes on with the norms of the first, which is taken out: finetuning.
+        keep: Keep the first dataset beside the new one, else take it out: finetuning.
+        reset: The new dataset's norms start anew, as in Chang et al. (2019), else as those of the first.
         freeze: Let only what belongs to the new dataset be trained.
     """
     model = load_run(folder).model
     (source,) = dabnn.dataset_names(model)
     ((target, classes),) = num_classes.items()
     dabnn.add_dataset(model, target, num_classes=classes, init_from=source, head_factory=new_head)
-    if keep:
+    if reset:
         for _, switch in named_switches(model):
             if isinstance(switch, DatasetAwareBatchNorm):
                 _reset(switch.branches[-1])
-    else:
+    if not keep:
         dabnn.remove_dataset(model, source)
     if freeze:
         model.requires_grad_(False)

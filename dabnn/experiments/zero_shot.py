@@ -47,7 +47,8 @@ def evaluate_branch(
     device = device_of_evaluation()
     model = dabnn.extract_dataset(saved.model, branch).to(device)
     if recalibrate:
-        images = build_eval_loader(saved.config, dataset)
+        # Shuffled, since neighbours in a video would each be normalised with moments of their own.
+        images = build_eval_loader(saved.config, dataset, shuffle=True)
         dabnn.recalibrate_batch_norm(model, same_size_batches(images, saved.config.training.batch_size))
 
     def projected(model: nn.Module, images: Tensor) -> Tensor:

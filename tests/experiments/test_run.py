@@ -90,12 +90,12 @@ def state_of(folder: Path) -> dict[str, torch.Tensor]:
 def test_two_stages_leave_the_first_dataset_as_it_was_only_if_convolutions_are_frozen(data_dir, tmp_path):
     rows = {
         method: run_method(CONFIG, method, 0, tmp_path, data_dir=data_dir)
-        for method in ("single", "two_stage_frozen", "two_stage", "finetune")
+        for method in ("single", "two_stage_frozen", "two_stage_copied", "two_stage", "finetune")
     }
     first, _ = rows["single"]
     assert rows["two_stage_frozen"][0].miou == first.miou
     single = state_of(run_folder(tmp_path, "single", 0, CITIES[:1]))
-    for method, same in (("two_stage_frozen", True), ("two_stage", False)):
+    for method, same in (("two_stage_frozen", True), ("two_stage_copied", True), ("two_stage", False)):
         state = state_of(run_folder(tmp_path, method, 0, CITIES))
         assert all(torch.equal(state[key], single[key]) for key in single) is same
     finetuned = state_of(run_folder(tmp_path, "finetune", 0, CITIES[1:]))
@@ -105,15 +105,19 @@ def test_two_stages_leave_the_first_dataset_as_it_was_only_if_convolutions_are_f
 def test_finetuning_starts_from_the_network_of_the_other_dataset(data_dir, tmp_path):
     run_method(CONFIG, "single", 0, tmp_path, data_dir=data_dir)
     start = run_folder(tmp_path, "single", 0, CITIES[:1])
-    model = transfer(start, {"sunvale": 7}, keep=False, freeze=False)
+    model = transfer(start, {"sunvale": 7}, keep=False, reset=False, freeze=False)
     single, state = state_of(start), model.state_dict()
     heads = {key for key in state if "heads" in key}
     assert heads
     assert all(torch.equal(state[key], single[key]) for key in state.keys() - heads)
-    kept = transfer(start, {"sunvale": 7}, keep=True, freeze=True)
+    copied = transfer(start, {"sunvale": 7}, keep=True, reset=False, freeze=True).state_dict()
+    norms = {key for key in copied if ".bns.1." in key}
+    assert norms
+    assert all(torch.equal(copied[key], copied[key.replace(".bns.1.", ".bns.0.")]) for key in norms)
+    kept = transfer(start, {"sunvale": 7}, keep=True, reset=True, freeze=True)
     new = dabnn.extract_dataset(kept, "sunvale")
-    norms = [module for module in new.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-    assert all((norm.running_var == 1).all() and (norm.weight == 1).all() for norm in norms)
+    fresh = [module for module in new.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert all((norm.running_var == 1).all() and (norm.weight == 1).all() for norm in fresh)
     for key, parameter in kept.named_parameters():
         assert parameter.requires_grad == (".bns.1." in key or ".heads.1." in key), key
 

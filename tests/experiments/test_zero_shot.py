@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import segmentation_models_pytorch as smp
 import torch
 
 import dabnn
-from dabnn.data import LabelMap, ToyStreets
+from dabnn.data import LabelMap, Sample, SegmentationDataset, ToyStreets
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, predict_logits
 from dabnn.evaluation.inference import pad_images
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.run import run_method
-from dabnn.experiments.saved import evaluate_run, load_run
+from dabnn.experiments.saved import SavedRun, evaluate_run, load_run
 from dabnn.experiments.toy_folders import write_folder
 from dabnn.experiments.zero_shot import evaluate_branch, same_size_batches
 
@@ -71,22 +74,53 @@ def test_recalibration_changes_the_result_and_leaves_the_run_as_it_was(saved):
     assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
 
 
+def with_batch_size(run: SavedRun, size: int) -> SavedRun:
+    return run._replace(config=replace(run.config, training=replace(run.config.training, batch_size=size)))
+
+
 def test_recalibration_sees_the_images_as_evaluation_does_at_any_size(saved):
     odd = ToyStreets("northport", "val", size=(40, 72), length=4)
-    run = load_run(saved)
+    run = with_batch_size(load_run(saved), 4)
     recalibrated = evaluate_branch(run, "northport", odd, recalibrate=True)
     # By hand: all images in one batch, padded as predict_logits pads them.
     model = dabnn.extract_dataset(run.model, "northport")
     images = torch.cat(
         [dabnn.preprocess(run.model, odd[k]["image"].as_subclass(torch.Tensor)) for k in range(4)]
     )
-    halves = [{"image": pad_images(part)} for part in images.split(2)]
-    dabnn.recalibrate_batch_norm(model, halves)
+    dabnn.recalibrate_batch_norm(model, [{"image": pad_images(images)}])
     metric = SegmentationMetric(odd.classes, odd.ignore_index)
     with torch.no_grad():
         for k, image in enumerate(images):
             metric.update(predict_logits(model.eval(), image[None]), odd[k]["mask"].long()[None])
     assert metric.compute().miou == pytest.approx(recalibrated.miou, abs=0.01)
+
+
+class Video(SegmentationDataset):
+    """Some images of a dataset, repeated."""
+
+    def __init__(self, dataset: SegmentationDataset, indices: list[int]) -> None:
+        self.dataset, self.indices = dataset, indices
+        self.name, self.classes, self.palette = dataset.name, dataset.classes, dataset.palette
+        self.ignore_index = dataset.ignore_index
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+
+def test_recalibration_does_not_make_batches_of_neighbours(saved):
+    """Those of a video, alike, would each be normalised on their own."""
+    batches: list[torch.Tensor] = []
+    run = with_batch_size(load_run(saved), 8)
+    with torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda module, args: batches.append(args[0]) if isinstance(module, smp.FPN) else None
+    ):
+        evaluate_branch(run, "northport", Video(NORTHPORT, [0] * 8 + [1] * 8), recalibrate=True)
+    mixed = [batch for batch in batches if len(batch) == 8]
+    assert len(mixed) == 2
+    assert all((batch[0] != batch).any() for batch in mixed)
 
 
 def test_images_are_batched_by_size_and_a_single_one_is_left_out():

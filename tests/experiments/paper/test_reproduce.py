@@ -125,7 +125,7 @@ def test_a_branch_is_measured_on_the_other_dataset_too(small, tmp_path):
     (measured,) = there.glob("*.json")
     assert measured.name == "northport-on-oldtown.json"
     assert rows["single@northport", "oldtown"]["miou"] == f"{json.loads(measured.read_text())['miou']:.2f}"
-    assert len(rows) == 5 * 2
+    assert len(rows) == 6 * 2
 
 
 def test_an_unseen_dataset_is_measured_before_and_after_recalibration_and_once_only(small, tmp_path):

@@ -1,0 +1,101 @@
+"""Why does recalibration lower the mIoU on a dataset that was not trained on? Table 7, taken apart.
+
+The branch of Cityscapes of single-dataset and CDCL networks is measured on its own validation images and on
+CamVid's test images, with statistics that come from elsewhere:
+
+- none: those of its training.
+- own: of the images that are measured on, in random batches, as `dabnn evaluate --recalibrate` takes them.
+- own_in_order: likewise, but each batch holds neighbouring images of a video.
+- train: of the training images of the same dataset, in random batches.
+
+Run: python benchmarks/recalibration.py RUNS   (the folder same_labels of `dabnn reproduce table3`)
+Writes: benchmarks/results/recalibration.csv: mIoU and IoU by class in percent, and as ``pixels`` the share of
+    each class in the labels; recalibration.json (versions, commit).
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from torch import nn
+
+import dabnn
+from dabnn.data import SegmentationDataset, load_map, load_space, open_dataset
+from dabnn.data.derived import RelabelledDataset
+from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
+from dabnn.experiments.build import build_eval_loader
+from dabnn.experiments.results import environment
+from dabnn.experiments.run import run_folder
+from dabnn.experiments.saved import SavedRun, load_run
+from dabnn.experiments.zero_shot import same_size_batches
+
+RESULTS = Path(__file__).parent / "results"
+BRANCH = "cityscapes"
+NETWORKS = {"single": (BRANCH,), "cdcl": (BRANCH, "idd")}
+MEASURED = {"cityscapes": ("cityscapes-256", "val"), "camvid": ("camvid-320", "test")}
+STATISTICS = ("none", "own", "own_in_order", "train")
+
+
+def main(
+    runs: Annotated[Path, typer.Argument(help="Folder of the trainings.")],
+    data: Annotated[Path, typer.Option(help="Folder of the datasets.")],
+    seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0, 1, 2],  # noqa: B006 (typer)
+) -> None:
+    classes = load_space("idd_lite").classes
+    with (RESULTS / "recalibration.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(("network", "seed", "measured_on", "statistics", "mIoU", *classes))
+        for number in seed:
+            for method, trained_on in NETWORKS.items():
+                saved = load_run(run_folder(runs, method, number, trained_on))
+                for name, (folder, split) in MEASURED.items():
+                    images = in_seven_classes(name, data / folder, split)
+                    train = in_seven_classes(name, data / folder, "train")
+                    for statistics in STATISTICS:
+                        result = measure(saved, images, train, statistics)
+                        values = [f"{value:.2f}" for value in (result.miou, *result.iou.values())]
+                        writer.writerow((method, number, name, statistics, *values))
+                        file.flush()
+        for name, (folder, split) in MEASURED.items():
+            shares = class_shares(in_seven_classes(name, data / folder, split))
+            writer.writerow(("pixels", "", name, "", "", *(f"{share:.2f}" for share in shares)))
+    (RESULTS / "recalibration.json").write_text(json.dumps(environment(), indent=1) + "\n")
+
+
+def in_seven_classes(space: str, root: Path, split: str) -> SegmentationDataset:
+    dataset = open_dataset("folder", root, split)
+    return RelabelledDataset(dataset, load_map(space, "idd_lite"), load_space("idd_lite"))
+
+
+def measure(
+    saved: SavedRun, images: SegmentationDataset, train: SegmentationDataset, statistics: str
+) -> SegmentationResult:
+    """Measure the branch on images, with statistics from elsewhere."""
+    model = dabnn.extract_dataset(saved.model, BRANCH)
+    if statistics != "none":
+        recalibrate(model, saved, train if statistics == "train" else images, statistics != "own_in_order")
+    metric = SegmentationMetric(images.classes, images.ignore_index)
+    return evaluate_model(model, build_eval_loader(saved.config, images), metric, torch.device("cpu"))
+
+
+def recalibrate(model: nn.Module, saved: SavedRun, images: SegmentationDataset, shuffle: bool) -> None:
+    loader = build_eval_loader(saved.config, images, shuffle=shuffle)
+    dabnn.recalibrate_batch_norm(model, same_size_batches(loader, saved.config.training.batch_size))
+
+
+def class_shares(dataset: SegmentationDataset) -> list[float]:
+    """Return the share of each class in all labels, in percent."""
+    counts = sum(
+        torch.bincount(sample["mask"].flatten().long(), minlength=256)[: len(dataset.classes)]
+        for sample in (dataset[k] for k in range(len(dataset)))
+    )
+    return (100 * counts / counts.sum()).tolist()
+
+
+if __name__ == "__main__":
+    typer.run(main)
