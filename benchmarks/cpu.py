@@ -1,6 +1,7 @@
-"""What the environment of a process does to training on a CPU: the allocator of glibc, and how threads wait.
+"""What helps training on a CPU: the environment of the process, and `dabnn.training.FastDilation`.
 
-Two processes make DAT steps in turns, one with the variables and one without.
+Two processes make DAT steps in turns, one with the environment variables and one without: the allocator of
+glibc, and how threads wait. Then one process with and without the context, at two output strides.
 
 Run: python benchmarks/cpu.py            (the network of the three cities; about 3 minutes on 2 cores)
 Writes: benchmarks/results/cpu.csv and cpu.json (versions, commit, settings).
@@ -22,6 +23,7 @@ import torch
 from paired import RESULTS, ratios, row, write
 
 import dabnn
+from dabnn.training import FastDilation
 from dabnn.training.batch import Draw
 
 NAMES, CLASSES, CROP, BATCH = ["a", "b", "c"], 19, 128, 8
@@ -46,6 +48,11 @@ def main() -> None:
     for title, variables in VARIABLES.items():
         with stepping(variables) as step, stepping({}) as usual:
             rows.append(row(f"DAT step: {title} / as it is", ratios(step, usual, args.pairs)))
+    for stride in (16, 8):
+        usual = make_step(stride)
+        rows.append(
+            row(f"DAT step: fast dilation / usual, stride {stride}", ratios(fast(usual), usual, args.pairs))
+        )
     settings = {"crop": CROP, "batch": BATCH, "variables": VARIABLES}
     write("cpu", rows, settings, args.output)
 
@@ -72,16 +79,27 @@ def serve(connection: Connection) -> None:
         connection.send(None)
 
 
-def make_step() -> Callable[[], object]:
+def fast(step: Callable[[], object]) -> Callable[[], object]:
+    """Return a step inside the context."""
+
+    def inside() -> object:
+        with FastDilation():
+            return step()
+
+    return inside
+
+
+def make_step(output_stride: int = 16) -> Callable[[], object]:
+    """Return a function that makes a DAT step of the network of the three cities."""
     torch.manual_seed(0)
     plain = smp.PSPNet(
         "tu-tf_efficientnet_lite0",
         encoder_weights=None,
         classes=CLASSES,
         encoder_depth=5,
-        output_stride=16,
+        output_stride=output_stride,
         psp_out_channels=128,
-        upsampling=16,
+        upsampling=output_stride,
     )
     model = dabnn.convert_to_dataset_aware(plain.train(), dataset_names=NAMES)
     trainer = dabnn.AlternationTrainer(model, {name: [] for name in NAMES}, channels_last=True)

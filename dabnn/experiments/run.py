@@ -30,7 +30,7 @@ from dabnn.experiments.methods import Network, get_method
 from dabnn.experiments.results import Row, environment, identity, read_json, read_rows, write_json
 from dabnn.experiments.transfer import transfer
 from dabnn.files import written_atomically
-from dabnn.training import AlternationTrainer, Callback, CSVLogger, TensorBoardLogger
+from dabnn.training import AlternationTrainer, Callback, CSVLogger, FastDilation, TensorBoardLogger
 from dabnn.training.processes import agreed
 
 
@@ -132,9 +132,10 @@ def _train(
         name: build_dataset(config, name, train=False, data_dir=data_dir) for name in network.datasets
     }
     trainer = build_trainer(config, method, seed, train, folder, callbacks, start)
-    trainer.fit(get_method(method).training(config).steps, resume=True)
     loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
-    results = trainer.evaluate(loaders)
+    with FastDilation():
+        trainer.fit(get_method(method).training(config).steps, resume=True)
+        results = trainer.evaluate(loaders)
     write = partial(_write_run, config, method, seed, evaluation, folder, data_dir, trainer, results)
     agreed(write, main_only=True)
 

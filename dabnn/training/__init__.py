@@ -3,6 +3,7 @@
 from dabnn.training.batch import Draw, cross_entropy
 from dabnn.training.callbacks import Callback, CSVLogger, EvaluateEvery, ProgressBar, TensorBoardLogger
 from dabnn.training.checkpoint import latest_checkpoint
+from dabnn.training.dilation import FastDilation
 from dabnn.training.mixed import MixedLoader
 from dabnn.training.recipe import poly, sgd
 from dabnn.training.step import AlternationStep
@@ -15,6 +16,7 @@ __all__ = [
     "Callback",
     "Draw",
     "EvaluateEvery",
+    "FastDilation",
     "MixedLoader",
     "ProgressBar",
     "TensorBoardLogger",
