@@ -163,7 +163,7 @@ def predict(
     model: Annotated[
         str, typer.Option("--model", "--run", help="A run, a name of the zoo, or a repository of the Hub.")
     ],
-    dataset: Annotated[str | None, typer.Option(help="Whose branch to use, if the run has several.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Whose branch to use; default the likeliest.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("predictions"),
     ids: Annotated[bool, typer.Option(help="Write class ids (Cityscapes: label ids), not overlays.")] = False,
 ) -> None:
@@ -171,8 +171,8 @@ def predict(
     from dabnn.experiments.predict import predict_images
 
     with _readable_errors():
-        for path in predict_images(model, images, out, dataset, ids=ids):
-            console.print(str(path), markup=False, highlight=False, soft_wrap=True)
+        for file, used in predict_images(model, images, out, dataset, ids=ids).items():
+            console.print(f"{file} ({used})", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

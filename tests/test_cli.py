@@ -150,13 +150,18 @@ def test_predict_writes_overlays(project, tmp_path):
     arguments = ["--run", project / "runs" / "tiny" / "cdcl-seed0", "--out", tmp_path / "out"]
     result = run("predict", photo, *arguments, "--dataset", "sunvale")
     assert result.exit_code == 0, result.output
-    assert (tmp_path / "out" / "street_overlay.png").exists()
+    file = tmp_path / "out" / "street_overlay.png"
+    assert result.output == f"{file} (sunvale)\n"
+    file.unlink()
+    result = run("predict", photo, *arguments)
+    assert result.output in [f"{file} ({name})\n" for name in CITIES]
+    assert file.exists()
 
 
-def test_predict_asks_for_the_dataset_when_there_are_several(project, tmp_path):
+def test_ids_need_a_dataset_when_there_are_several(project, tmp_path):
     photo = tmp_path / "street.png"
     Image.new("RGB", (64, 32)).save(photo)
-    result = run("predict", photo, "--run", project / "runs" / "tiny" / "cdcl-seed0")
+    result = run("predict", photo, "--ids", "--run", project / "runs" / "tiny" / "cdcl-seed0")
     assert result.exit_code == 1
     for name in CITIES:
         assert name in result.output

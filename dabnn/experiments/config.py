@@ -128,6 +128,7 @@ class TrainingConfig:
         clip_norm: Largest gradient norm, or None.
         channels_last: Use the channels-last memory format.
         ema_decay: Decay of the weight average, or None.
+        recalibrate: After training, give each dataset's norms the statistics of whole training images.
         activation_checkpointing: Trade time for memory.
         workers: Loader processes per dataset.
         checkpoint_every: Steps between checkpoints, or None for the last one only.
@@ -147,6 +148,7 @@ class TrainingConfig:
     clip_norm: Positive | None = None
     channels_last: bool = False
     ema_decay: Share | None = None
+    recalibrate: bool = False
     activation_checkpointing: bool = False
     workers: Natural = 0
     checkpoint_every: Count | None = 200

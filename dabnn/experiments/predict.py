@@ -14,7 +14,7 @@ from torch import nn
 import dabnn
 from dabnn.data import load_space
 from dabnn.data.images import read_image
-from dabnn.errors import DataError
+from dabnn.errors import ConfigError, DataError, NoBatchNormFoundError
 from dabnn.evaluation import predict_logits
 from dabnn.experiments.overlay import Pixels, overlay, some_colors, with_legend
 from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
@@ -23,7 +23,7 @@ from dabnn.pretrained import info_of
 
 def predict_images(
     source: str | Path, images: Sequence[Path], out: Path, dataset: str | None = None, *, ids: bool = False
-) -> list[Path]:
+) -> dict[Path, str]:
     """Segment images with the branch of one dataset; write each as an overlay with a legend, or as ids.
 
     Images are segmented at their own size, one by one; a broken one stops there and earlier pictures stay.
@@ -32,26 +32,30 @@ def predict_images(
         source: Folder of a finished training, or what `dabnn.from_pretrained` takes.
         images: JPEG or PNG files of any size.
         out: Folder of the pictures ``<stem>_overlay.png`` or ``<stem>.png``; created if absent.
-        dataset: Whose branch to use; may be left out if there is one dataset.
+        dataset: Whose branch to use; left out, for each image that of the dataset it is most like
+            (`dabnn.guess_dataset`). Ids, whose meaning depends on it, need one if there are several.
         ids: Write class ids as grey values; of the classes of Cityscapes its label ids, as its server
             takes them.
 
     Returns:
-        The written files, in the order of ``images``.
+        The dataset whose branch was used by written file, in the order of ``images``.
 
     Raises:
         CheckpointError: If ``source`` holds no finished training, or one of its files is damaged.
-        ConfigError: If no dataset is given and there are several, or it is none of them.
+        ConfigError: If the dataset is none of the model's, or must be given.
         DataError: If an image cannot be read, or two have the same stem.
     """
     model = load_model(source).to(device_of_evaluation())
     datasets = info_of(model).datasets
-    name = choose_branch(dataset, list(datasets), source, "--dataset")
+    known = dataset is not None or ids or len(datasets) == 1
+    chosen = choose_branch(dataset, list(datasets), source, "--dataset") if known else None
     files = _targets(images, out, "" if ids else "_overlay")
-    space = datasets[name]
+    used = {}
     for path, file in zip(images, files, strict=True):
         pixels = read_image(path)
         out.mkdir(parents=True, exist_ok=True)
+        used[file] = name = chosen or _most_like(model, pixels)
+        space = datasets[name]
         segmented = segment(model, pixels, name)
         if ids:
             picture = _values(space.classes)[segmented]
@@ -59,7 +63,16 @@ def predict_images(
             palette = space.palette or some_colors(len(space.classes))
             picture = with_legend(overlay(pixels, segmented, palette), space.classes, palette)
         PILImage.fromarray(picture).save(file)
-    return files
+    return used
+
+
+def _most_like(model: nn.Module, pixels: Pixels) -> str:
+    """Return the dataset of a model that an image (H, W, 3) is most like."""
+    try:
+        guess = dabnn.guess_dataset(model, dabnn.preprocess(model, pixels))
+    except NoBatchNormFoundError as error:
+        raise ConfigError(f"say which dataset an image is like with --dataset: {error}") from error
+    return str(guess.together)
 
 
 def segment(model: nn.Module, pixels: Pixels, dataset: str) -> npt.NDArray[np.int64]:

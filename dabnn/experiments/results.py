@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import dabnn
-from dabnn.experiments.config import Config, to_dict
+from dabnn.errors import ConfigError
+from dabnn.experiments.config import Config, parse_config, to_dict
 from dabnn.experiments.methods import METHODS
 from dabnn.files import written_atomically
 
@@ -104,3 +105,11 @@ def write_json(file: Path, content: dict[str, Any]) -> None:
 def identity(config: Config) -> dict[str, Any]:
     """Return the part of a config that its trainings depend on."""
     return {key: value for key, value in to_dict(config).items() if key not in ("data_dir", "held_out")}
+
+
+def is_of(stored: dict[str, Any], config: Config) -> bool:
+    """Return whether a stored `identity` is that of a config; what it does not say has its default."""
+    try:
+        return identity(parse_config(stored)) == identity(config)
+    except ConfigError:
+        return False

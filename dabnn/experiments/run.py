@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -27,11 +27,15 @@ from dabnn.experiments.build import (
 from dabnn.experiments.config import Config
 from dabnn.experiments.losses import build_loss
 from dabnn.experiments.methods import Network, get_method
-from dabnn.experiments.results import Row, environment, identity, read_json, read_rows, write_json
+from dabnn.experiments.recalibration import recalibrate_on
+from dabnn.experiments.results import Row, environment, identity, is_of, read_json, read_rows, write_json
 from dabnn.experiments.transfer import transfer
 from dabnn.files import written_atomically
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, FastDilation, TensorBoardLogger
 from dabnn.training.processes import agreed
+
+BATCHES = 50
+"""Batches of each dataset that a recalibration reads."""
 
 
 def run_method(
@@ -60,8 +64,11 @@ def run_method(
         One row per dataset.
 
     Raises:
-        ConfigError: If a folder holds a training with another config, or the method is unknown.
+        ConfigError: If a folder holds a training with another config, the method is unknown, or norms that
+            it shares are to be recalibrated.
     """
+    if config.training.recalibrate and get_method(method).convert:
+        raise ConfigError(f"training.recalibrate needs norms of each dataset, {method!r} shares some")
     rows = []
     for network in get_method(method).networks(config.datasets):
         folder = _finish(config, method, seed, network, out, data_directory(config, data_dir), callbacks)
@@ -77,7 +84,7 @@ def run_folder(out: Path, method: str, seed: int, datasets: Sequence[str]) -> Pa
 
 def _is_finished(folder: Path, config: Config) -> bool:
     record = read_json(folder / "result.json")
-    return record is not None and record["config"] == identity(config)
+    return record is not None and is_of(record["config"], config)
 
 
 def _claim(folder: Path, config: Config) -> None:
@@ -87,7 +94,8 @@ def _claim(folder: Path, config: Config) -> None:
         ConfigError: If the folder belongs to another config, whose checkpoints must not be resumed.
     """
     file = folder / "config.json"
-    if read_json(file) not in (None, identity(config)):
+    begun = read_json(file)
+    if begun is not None and not is_of(begun, config):
         raise ConfigError(
             f"{folder} holds a training with another configuration ({file}); give this experiment another "
             "name, choose another --out, or remove the folder"
@@ -135,9 +143,18 @@ def _train(
     loaders = {name: build_eval_loader(config, dataset) for name, dataset in evaluation.items()}
     with FastDilation():
         trainer.fit(get_method(method).training(config).steps, resume=True)
+        if config.training.recalibrate:
+            _recalibrate(config, trainer, train)
         results = trainer.evaluate(loaders)
     write = partial(_write_run, config, method, seed, evaluation, folder, data_dir, trainer, results)
     agreed(write, main_only=True)
+
+
+def _recalibrate(
+    config: Config, trainer: AlternationTrainer, datasets: Mapping[str, SegmentationDataset]
+) -> None:
+    for name, dataset in datasets.items():
+        recalibrate_on(trainer.trained_model, dataset, config, branch=name, max_batches=BATCHES)
 
 
 def _training_split(config: Config, name: str, joined: Sequence[str], data_dir: Path) -> SegmentationDataset:
@@ -212,9 +229,8 @@ def _write_run(
     results: dict[str, SegmentationResult],
 ) -> None:
     """Write the weights first and the result last: its presence means that the run is finished."""
-    model = trainer.model if trainer.ema is None else trainer.ema.module
     with written_atomically(folder / "model.safetensors") as temporary:
-        save_model(model, str(temporary))
+        save_model(trainer.trained_model, str(temporary))
     rows = [Row(method, name, seed, trainer.step, result.miou) for name, result in results.items()]
     record = {
         "config": identity(config),

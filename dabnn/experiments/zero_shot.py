@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 import dabnn
 from dabnn.data import LabelMap, SegmentationDataset, find_space, list_maps, load_map, open_dataset
-from dabnn.data.batch import inputs_of
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
-from dabnn.evaluation.inference import Predict, pad_images
+from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_eval_loader
+from dabnn.experiments.recalibration import recalibrate_on
 from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run
 
 
@@ -47,9 +44,7 @@ def evaluate_branch(
     device = device_of_evaluation()
     model = dabnn.extract_dataset(saved.model, branch).to(device)
     if recalibrate:
-        # Shuffled, since neighbours in a video would each be normalised with moments of their own.
-        images = build_eval_loader(saved.config, dataset, shuffle=True)
-        dabnn.recalibrate_batch_norm(model, same_size_batches(images, saved.config.training.batch_size))
+        recalibrate_on(model, dataset, saved.config)
 
     def projected(model: nn.Module, images: Tensor) -> Tensor:
         logits = predict(model, images)
@@ -106,21 +101,3 @@ def _check_classes(
     if label_map is None:
         raise DataError(f"{text}: dabnn has no label map from one to the other (dabnn.data.list_maps)")
     raise DataError(f"{text}: the label map from {list(source)} to {list(target)} is not between them")
-
-
-def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterator[dict[str, Tensor]]:
-    """Yield images, padded as in evaluation, in batches of one size; a single one that is left is dropped.
-
-    Args:
-        loader: Batches of one image.
-        count: Images a batch, fewer in the last of each size.
-    """
-    waiting: dict[torch.Size, list[Tensor]] = {}
-    for batch in loader:
-        padded = pad_images(inputs_of(batch))  # the model takes no other sizes
-        images = waiting.setdefault(padded.shape, [])
-        images.append(padded)
-        if len(images) == count:
-            yield {"image": torch.cat(images)}
-            images.clear()
-    yield from ({"image": torch.cat(images)} for images in waiting.values() if len(images) > 1)

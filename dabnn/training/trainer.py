@@ -281,6 +281,11 @@ class AlternationTrainer:
         self.step += 1
         return {name: fmean(losses[name]) for name in self.loaders.weights if name in losses}
 
+    @property
+    def trained_model(self) -> nn.Module:
+        """What is evaluated: the average of the model if there is one, else the model."""
+        return self.model if self.ema is None else self.ema.module
+
     def evaluate(self, loaders: Mapping[str, Iterable[Any]]) -> dict[str, SegmentationResult]:
         """Measure segmentation on one loader per dataset, with the averaged weights if there are any.
 
@@ -294,9 +299,8 @@ class AlternationTrainer:
         Returns:
             mIoU, IoU per class and pixel accuracy of each dataset.
         """
-        model = self.model if self.ema is None else self.ema.module
-        sync_batch_norm_buffers(model)
-        results = evaluate_datasets(model, loaders, self.accelerator.device)
+        sync_batch_norm_buffers(self.trained_model)
+        results = evaluate_datasets(self.trained_model, loaders, self.accelerator.device)
         for callback in self.callbacks:
             callback.on_evaluate_end(self, results)
         return results

@@ -12,7 +12,7 @@ from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
 from dabnn.experiments.predict import _values, predict_images, segment
-from dabnn.experiments.saved import load_run
+from dabnn.experiments.saved import load_model, load_run
 
 
 @pytest.fixture
@@ -31,11 +31,13 @@ def test_images_of_any_size_become_overlays(cdcl_run: Path, photo: Path, tmp_pat
 
     files = predict_images(cdcl_run, [photo, other], tmp_path / "out" / "here", "sunvale")
 
-    assert files == [tmp_path / "out/here/photo_overlay.png", tmp_path / "out/here/other_overlay.png"]
-    with Image.open(files[0]) as picture:
+    assert list(files) == [tmp_path / "out/here/photo_overlay.png", tmp_path / "out/here/other_overlay.png"]
+    assert set(files.values()) == {"sunvale"}
+    first, second = files
+    with Image.open(first) as picture:
         assert picture.width == 333
         assert picture.height > 217
-    with Image.open(files[1]) as picture:
+    with Image.open(second) as picture:
         assert picture.width >= 40
 
 
@@ -43,7 +45,9 @@ def test_the_branch_and_the_legend_are_those_of_the_dataset(
     cdcl_run: Path, photo: Path, tmp_path: Path
 ) -> None:
     pictures = {
-        name: read_image(predict_images(cdcl_run, [photo], tmp_path / name, name)[0]) for name in TOY_DATASETS
+        name: read_image(file)
+        for name in TOY_DATASETS
+        for file in predict_images(cdcl_run, [photo], tmp_path / name, name)
     }
 
     for name, picture in pictures.items():
@@ -58,12 +62,28 @@ def test_a_run_of_one_dataset_needs_no_name(single_run: Path, photo: Path, tmp_p
     assert file.exists()
 
 
-@pytest.mark.parametrize("dataset", [None, "nowhere"])
-def test_a_run_of_several_datasets_asks_which_one(
-    cdcl_run: Path, photo: Path, tmp_path: Path, dataset: str | None
+def test_without_a_name_each_image_gets_the_branch_it_is_most_like(
+    cdcl_run: Path, photo: Path, tmp_path: Path
+) -> None:
+    """The branch that an image is most like is made so: its statistics are those of the image."""
+    model = load_model(cdcl_run)
+    images = dabnn.preprocess(model, photo)[..., :192, :320]  # this model takes multiples of 16
+    images = torch.cat([images, images.flip(3)])
+    for name in TOY_DATASETS:
+        for dataset in TOY_DATASETS:
+            blank = images if dataset == name else torch.zeros_like(images)
+            dabnn.recalibrate_batch_norm(model, [{"image": blank}], dataset=dataset)
+        dabnn.save_pretrained(model, tmp_path / name)
+        (used,) = predict_images(tmp_path / name, [photo], tmp_path / "out").values()
+        assert used == name
+
+
+@pytest.mark.parametrize(("dataset", "ids"), [("nowhere", False), (None, True)])
+def test_a_wrong_name_is_refused_and_ids_need_one(
+    cdcl_run: Path, photo: Path, tmp_path: Path, dataset: str | None, ids: bool
 ) -> None:
     with pytest.raises(ConfigError, match=r"northport.*oldtown.*sunvale.*--dataset"):
-        predict_images(cdcl_run, [photo], tmp_path / "out", dataset)
+        predict_images(cdcl_run, [photo], tmp_path / "out", dataset, ids=ids)
     assert not (tmp_path / "out").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ import dabnn
 from dabnn.data import FolderDataset, ToyStreets
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
-from dabnn.experiments.config import parse_config, to_dict, with_steps
+from dabnn.experiments.config import Config, parse_config, to_dict, with_steps
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.results import write_table
 from dabnn.experiments.run import build_trainer, run_folder, run_method
+from dabnn.experiments.saved import load_run
 from dabnn.experiments.toy_folders import write_folder
 from dabnn.experiments.transfer import transfer
 from dabnn.training import Callback
@@ -242,3 +244,48 @@ def test_a_full_disk_leaves_no_half_result(data_dir, tmp_path, monkeypatch):
     }
     monkeypatch.undo()
     assert len(run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)) == 2
+
+
+def with_training(**changes: object) -> Config:
+    return replace(CONFIG, training=replace(CONFIG.training, **changes))
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.5])
+def test_recalibrated_networks_have_the_statistics_of_whole_training_images(data_dir, tmp_path, ema_decay):
+    config = with_training(recalibrate=True, ema_decay=ema_decay, batch_size=4)
+    run_method(config, "cdcl", 0, tmp_path, data_dir=data_dir)
+    saved = load_run(run_folder(tmp_path, "cdcl", 0, CITIES))
+    for name in CITIES:
+        dataset = FolderDataset(data_dir / name, "train")
+        plain = dabnn.extract_dataset(saved.model, name)
+        images = torch.cat(
+            [dabnn.preprocess(saved.model, sample["image"].as_subclass(torch.Tensor)) for sample in dataset]
+        )
+        norm = next(module for module in plain.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        seen: list[torch.Tensor] = []
+        norm.register_forward_pre_hook(lambda _, args, seen=seen: seen.append(args[0]))
+        with torch.no_grad():
+            plain(images)
+        (features,) = seen
+        torch.testing.assert_close(norm.running_mean, features.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(norm.running_var, features.var((0, 2, 3)), rtol=1e-4, atol=1e-5)
+
+
+def test_shared_norms_are_not_recalibrated(data_dir, tmp_path):
+    with pytest.raises(ConfigError, match="'shared_bn' shares some"):
+        run_method(with_training(recalibrate=True), "shared_bn", 0, tmp_path, data_dir=data_dir)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_of_a_version_with_fewer_settings_counts(data_dir, tmp_path):
+    run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
+    folder = run_folder(tmp_path, "cdcl", 0, CITIES)
+    weights = (folder / "model.safetensors").stat().st_mtime_ns
+    for name in ("config.json", "result.json"):
+        record = json.loads((folder / name).read_text())
+        del record.get("config", record)["training"]["recalibrate"]
+        (folder / name).write_text(json.dumps(record))
+    run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
+    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    with pytest.raises(ConfigError, match="another configuration"):
+        run_method(with_training(recalibrate=True), "cdcl", 0, tmp_path, data_dir=data_dir)

@@ -1,0 +1,57 @@
+"""Give norms the statistics of whole images of a dataset, as evaluation sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import dabnn
+from dabnn.data import SegmentationDataset
+from dabnn.data.batch import inputs_of
+from dabnn.evaluation.inference import pad_images
+from dabnn.experiments.build import build_eval_loader
+from dabnn.experiments.config import Config
+
+
+def recalibrate_on(
+    model: nn.Module,
+    dataset: SegmentationDataset,
+    config: Config,
+    *,
+    branch: str | None = None,
+    max_batches: int | None = None,
+) -> None:
+    """Set the running statistics of a model, in place, to those of the images of a dataset.
+
+    Args:
+        model: A converted model or, without ``branch``, a plain one.
+        dataset: The images, read at random: neighbours in a video, as one batch, would be normalised with
+            moments of their own.
+        config: Normalisation and batch size.
+        branch: Whose norms; those of other datasets are left as they are.
+        max_batches: Read only that many batches.
+    """
+    images = build_eval_loader(config, dataset, shuffle=True)
+    batches = same_size_batches(images, config.training.batch_size)
+    dabnn.recalibrate_batch_norm(model, batches, dataset=branch, max_batches=max_batches)
+
+
+def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterator[dict[str, Tensor]]:
+    """Yield images, padded as in evaluation, in batches of one size; a single one that is left is dropped.
+
+    Args:
+        loader: Batches of one image.
+        count: Images a batch, fewer in the last of each size.
+    """
+    waiting: dict[torch.Size, list[Tensor]] = {}
+    for batch in loader:
+        padded = pad_images(inputs_of(batch))  # the model takes no other sizes
+        images = waiting.setdefault(padded.shape, [])
+        images.append(padded)
+        if len(images) == count:
+            yield {"image": torch.cat(images)}
+            images.clear()
+    yield from ({"image": torch.cat(images)} for images in waiting.values() if len(images) > 1)
