@@ -6,6 +6,7 @@ CamVid's test images, with statistics that come from elsewhere:
 - none: those of its training.
 - own: of the images that are measured on, in random batches, as `dabnn evaluate --recalibrate` takes them.
 - own_in_order: likewise, but each batch holds neighbouring images of a video.
+- own_lower: likewise in random batches, of the lower two thirds of each image: without most of the sky.
 - train: of the training images of the same dataset, in random batches.
 
 Run: python benchmarks/recalibration.py RUNS   (the folder same_labels of `dabnn reproduce table3`)
@@ -22,7 +23,7 @@ from typing import Annotated
 
 import torch
 import typer
-from torch import nn
+from torch import Tensor, nn
 
 import dabnn
 from dabnn.data import SegmentationDataset, load_map, load_space, open_dataset
@@ -38,7 +39,7 @@ RESULTS = Path(__file__).parent / "results"
 BRANCH = "cityscapes"
 NETWORKS = {"single": (BRANCH,), "cdcl": (BRANCH, "idd")}
 MEASURED = {"cityscapes": ("cityscapes-256", "val"), "camvid": ("camvid-320", "test")}
-STATISTICS = ("none", "own", "own_in_order", "train")
+STATISTICS = ("none", "own", "own_in_order", "own_lower", "train")
 
 
 def main(
@@ -62,8 +63,9 @@ def main(
                         writer.writerow((method, number, name, statistics, *values))
                         file.flush()
         for name, (folder, split) in MEASURED.items():
-            shares = class_shares(in_seven_classes(name, data / folder, split))
-            writer.writerow(("pixels", "", name, "", "", *(f"{share:.2f}" for share in shares)))
+            for part in ("own", "own_lower"):
+                shares = class_shares(in_seven_classes(name, data / folder, split), part)
+                writer.writerow(("pixels", "", name, part, "", *(f"{share:.2f}" for share in shares)))
     (RESULTS / "recalibration.json").write_text(json.dumps(environment(), indent=1) + "\n")
 
 
@@ -78,20 +80,28 @@ def measure(
     """Measure the branch on images, with statistics from elsewhere."""
     model = dabnn.extract_dataset(saved.model, BRANCH)
     if statistics != "none":
-        recalibrate(model, saved, train if statistics == "train" else images, statistics != "own_in_order")
+        recalibrate(model, saved, train if statistics == "train" else images, statistics)
     metric = SegmentationMetric(images.classes, images.ignore_index)
     return evaluate_model(model, build_eval_loader(saved.config, images), metric, torch.device("cpu"))
 
 
-def recalibrate(model: nn.Module, saved: SavedRun, images: SegmentationDataset, shuffle: bool) -> None:
-    loader = build_eval_loader(saved.config, images, shuffle=shuffle)
-    dabnn.recalibrate_batch_norm(model, same_size_batches(loader, saved.config.training.batch_size))
+def recalibrate(model: nn.Module, saved: SavedRun, images: SegmentationDataset, statistics: str) -> None:
+    loader = build_eval_loader(saved.config, images, shuffle=statistics != "own_in_order")
+    seen = ({"image": below(batch["image"], statistics)} for batch in loader)
+    dabnn.recalibrate_batch_norm(model, same_size_batches(seen, saved.config.training.batch_size))
 
 
-def class_shares(dataset: SegmentationDataset) -> list[float]:
-    """Return the share of each class in all labels, in percent."""
+def below(image: Tensor, statistics: str) -> Tensor:
+    """Return the part of an image (..., H, W) that is looked at."""
+    return image[..., image.shape[-2] // 3 :, :] if statistics == "own_lower" else image
+
+
+def class_shares(dataset: SegmentationDataset, statistics: str) -> list[float]:
+    """Return the share of each class in the labels of what is looked at, in percent."""
     counts = sum(
-        torch.bincount(sample["mask"].flatten().long(), minlength=256)[: len(dataset.classes)]
+        torch.bincount(below(sample["mask"], statistics).flatten().long(), minlength=256)[
+            : len(dataset.classes)
+        ]
         for sample in (dataset[k] for k in range(len(dataset)))
     )
     return (100 * counts / counts.sum()).tolist()
