@@ -48,6 +48,8 @@ class PSPNet(nn.Module):
         bins: Sides of the pyramid's grids.
         dropout: Probability of dropping a channel before the classifier.
         auxiliary: In training, return logits of the backbone's last stage but one too. The paper does not.
+        enlarge: Factor by which images are enlarged before the backbone, for images much smaller than those
+            that it was pretrained on. The logits keep the size of the images.
 
     Attributes:
         arguments: What it was built with, but for the number of classes.
@@ -63,6 +65,7 @@ class PSPNet(nn.Module):
         bins: Sequence[int] = (1, 2, 3, 6),
         dropout: float = 0.1,
         auxiliary: bool = False,
+        enlarge: float = 1,
     ) -> None:
         super().__init__()
         self.num_classes = num_classes
@@ -73,7 +76,9 @@ class PSPNet(nn.Module):
             "bins": list(bins),
             "dropout": dropout,
             "auxiliary": auxiliary,
+            "enlarge": enlarge,
         }
+        self.enlarge = enlarge
         self.backbone = timm.create_model(
             backbone, features_only=True, output_stride=output_stride, out_indices=(-2, -1)
         )
@@ -98,6 +103,8 @@ class PSPNet(nn.Module):
         With an auxiliary head in training: a dict of them under "out", and of its logits under "aux".
         """
         size = images.shape[-2:]
+        if self.enlarge != 1:
+            images = F.interpolate(images, scale_factor=self.enlarge, mode="bilinear")
         before, last = self.backbone(images)
         logits = self.classifier(self.dropout(self.bottleneck(self.pyramid(last))))
         logits = F.interpolate(logits, size, mode="bilinear")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import timm
 import torch
+from torch.nn import functional as F
 
 import dabnn
 from dabnn.models import PSPNet
@@ -20,6 +21,16 @@ def test_features_have_the_output_stride_and_logits_the_size_of_the_images(strid
     with torch.no_grad():
         assert model.backbone(images)[-1].shape[-2:] == (96 // stride, 160 // stride)
         assert model(images).shape == (2, 5, 96, 160)
+
+
+def test_enlarging_is_inside_the_network():
+    model, plain = (PSPNet("test_resnet", enlarge=factor, **SMALL).eval() for factor in (2, 1))
+    plain.load_state_dict(model.state_dict())
+    images = torch.randn(1, 3, 48, 80)
+    with torch.no_grad():
+        features = plain.backbone(F.interpolate(images, (96, 160), mode="bilinear"))[-1]
+        logits = plain.classifier(plain.bottleneck(plain.pyramid(features)))
+        assert torch.allclose(model(images), F.interpolate(logits, (48, 80), mode="bilinear"))
 
 
 def test_the_pyramid_averages_over_grids_of_1_2_3_and_6():
