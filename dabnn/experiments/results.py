@@ -83,8 +83,14 @@ def _commit() -> str:
     root = Path(__file__).parents[2]
     if not (root / ".git").exists() or shutil.which("git") is None:
         return "unknown"
-    command = ["git", "describe", "--always", "--dirty"]
-    return subprocess.run(command, capture_output=True, text=True, cwd=root).stdout.strip() or "unknown"
+    commit = _git(root, "describe", "--always")
+    # Tables that a benchmark writes are no change of what it ran.
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ":!benchmarks/results")
+    return f"{commit}-dirty" if changes else commit or "unknown"
+
+
+def _git(root: Path, *command: str) -> str:
+    return subprocess.run(["git", *command], capture_output=True, text=True, cwd=root).stdout.strip()
 
 
 def read_json(file: Path) -> dict[str, Any] | None:
