@@ -143,7 +143,7 @@ class TrainingConfig:
     loss: Literal["cross_entropy", "dice", "lovasz", "focal"] = "cross_entropy"
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: Natural = 0
-    backward: Literal["per_dataset", "joint", "fused"] = "per_dataset"
+    backward: Literal["per_dataset", "joint", "fused", "mixed"] = "per_dataset"
     precision: Literal["no", "bf16", "fp16"] = "no"
     clip_norm: Positive | None = None
     channels_last: bool = False

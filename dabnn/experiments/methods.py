@@ -9,7 +9,13 @@ from typing import Any, Literal
 from torch import nn
 
 from dabnn.errors import ConfigError
-from dabnn.experiments.config import Config, TrainingConfig
+from dabnn.experiments.config import Config, ModelConfig, TrainingConfig
+
+PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "smp": {"encoder": ("encoder.*",), "decoder": ("decoder.*",)},
+    "dabnn": {"encoder": ("backbone.*",), "decoder": ("pyramid.*", "bottleneck.*")},
+}
+"""Where the norms of a part of a model are, by library."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,8 @@ class Method:
         remap: Train on the images of all datasets, the labels of the others remapped to those of its own.
         convert: What of the network is private to a dataset besides its classifier, as options of
             `dabnn.convert_to_dataset_aware`; left out, all batch norms.
+        share: The part of the network whose norms stay shared.
+        mixed: Norms that are shared see the batches of all datasets together, in one forward.
         update: See `dabnn.AlternationTrainer`.
         multiply: What is multiplied by the number of datasets of the experiment, to give a network of one
             dataset as many "steps" as the shared weights see batches, or a learning rate ("lr") as large as
@@ -58,6 +66,8 @@ class Method:
     freeze: bool = False
     remap: bool = False
     convert: Mapping[str, Any] = field(default_factory=dict)
+    share: Literal["encoder", "decoder"] | None = None
+    mixed: bool = False
     update: Literal["alternation", "dataset", "shuffled"] = "alternation"
     multiply: Literal["steps", "lr"] | None = None
     weights: Literal["sum", "mean", "size"] = "sum"
@@ -81,12 +91,17 @@ class Method:
             return [Network(names, names[1:], start=names[0])]
         return [Network((to,), (to,), start=other) for to, other in zip(names, reversed(names), strict=True)]
 
+    def conversion(self, model: ModelConfig) -> Mapping[str, Any]:
+        """Return what of a model is private, as options of `dabnn.convert_to_dataset_aware`."""
+        return self.convert if self.share is None else {"skip": PARTS[model.library][self.share]}
+
     def training(self, config: Config) -> TrainingConfig:
         """Return how the method trains its networks in an experiment."""
+        training = replace(config.training, backward="mixed") if self.mixed else config.training
         if self.multiply is None:
-            return config.training
-        value = getattr(config.training, self.multiply) * len(config.datasets)
-        return replace(config.training, **{self.multiply: value})
+            return training
+        value = getattr(training, self.multiply) * len(config.datasets)
+        return replace(training, **{self.multiply: value})
 
     def dataset_weights(self, sizes: Mapping[str, int]) -> dict[str, float]:
         """Return a loss weight by dataset.
@@ -108,6 +123,9 @@ class Method:
         return {name: 2 if name == largest else 1 for name in sizes}
 
 
+SHARED_BN: Mapping[str, Any] = {"skip": "*"}
+PRIVATE_CONV: Mapping[str, Any] = {"norm_types": (nn.Conv2d,)}
+
 METHODS: dict[str, Method] = {
     "cdcl": Method("CDCL"),
     "single": Method("Single-dataset", together=False),
@@ -117,14 +135,21 @@ METHODS: dict[str, Method] = {
     "two_stage": Method("Two stages, convolutions updated", transfer=True, reset=True),
     "two_stage_frozen": Method("Two stages, convolutions frozen", transfer=True, reset=True, freeze=True),
     "two_stage_copied": Method("Two stages, convolutions frozen, norms copied", transfer=True, freeze=True),
-    "shared_bn": Method("Shared BN", convert={"skip": "*"}),
+    # Table 3, with and without DAT. The paper does not say what its shared norms see: the batch of one
+    # dataset or, as in joint, of all together.
+    "private_conv": Method("Private convolutions, shared BN", convert=PRIVATE_CONV),
+    "private_conv_no_dat": Method(
+        "Private convolutions, shared BN, without DAT", convert=PRIVATE_CONV, update="dataset"
+    ),
+    "shared_bn": Method("Shared BN", convert=SHARED_BN),
+    "shared_bn_no_dat": Method("Shared BN, without DAT", convert=SHARED_BN, update="dataset"),
+    "joint": Method("Shared BN, mixed batches", convert=SHARED_BN, mixed=True),
     "no_dat": Method("CDCL without DAT", update="dataset"),
-    # The other row of Table 3; and what the paper leaves open: which half of a private norm matters, where.
-    "private_conv": Method("Private convolutions, shared BN", convert={"norm_types": (nn.Conv2d,)}),
+    # What the paper leaves open: which half of a private norm matters, and where.
     "private_statistics": Method("Private statistics only", convert={"share_affine": True}),
     "private_affine": Method("Private affine only", convert={"share_statistics": True}),
-    "encoder_norms": Method("Private BN in the encoder only", convert={"skip": "decoder.*"}),
-    "decoder_norms": Method("Private BN in the decoder only", convert={"skip": "encoder.*"}),
+    "encoder_norms": Method("Private BN in the encoder only", share="decoder"),
+    "decoder_norms": Method("Private BN in the decoder only", share="encoder"),
     "shuffled": Method("CDCL without DAT, random order", update="shuffled"),
     "double_largest": Method("CDCL, two batches of the largest dataset", double_largest=True),
     "weighted_by_size": Method("CDCL, losses weighted by dataset size", weights="size"),

@@ -16,13 +16,20 @@ from dabnn.data import load_space
 from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError, NoBatchNormFoundError
 from dabnn.evaluation import predict_logits
+from dabnn.evaluation.inference import Predict
 from dabnn.experiments.overlay import Pixels, overlay, some_colors, with_legend
 from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
 from dabnn.pretrained import info_of
 
 
 def predict_images(
-    source: str | Path, images: Sequence[Path], out: Path, dataset: str | None = None, *, ids: bool = False
+    source: str | Path,
+    images: Sequence[Path],
+    out: Path,
+    dataset: str | None = None,
+    *,
+    ids: bool = False,
+    predict: Predict = predict_logits,
 ) -> dict[Path, str]:
     """Segment images with the branch of one dataset; write each as an overlay with a legend, or as ids.
 
@@ -36,6 +43,7 @@ def predict_images(
             (`dabnn.guess_dataset`). Ids, whose meaning depends on it, need one if there are several.
         ids: Write class ids as grey values; of the classes of Cityscapes its label ids, as its server
             takes them.
+        predict: How logits come from images, see `dabnn.evaluation.evaluate_model`.
 
     Returns:
         The dataset whose branch was used by written file, in the order of ``images``.
@@ -56,7 +64,7 @@ def predict_images(
         out.mkdir(parents=True, exist_ok=True)
         used[file] = name = chosen or _most_like(model, pixels)
         space = datasets[name]
-        segmented = segment(model, pixels, name)
+        segmented = segment(model, pixels, name, predict)
         if ids:
             picture = _values(space.classes)[segmented]
         else:
@@ -75,10 +83,12 @@ def _most_like(model: nn.Module, pixels: Pixels) -> str:
     return str(guess.together)
 
 
-def segment(model: nn.Module, pixels: Pixels, dataset: str) -> npt.NDArray[np.int64]:
+def segment(
+    model: nn.Module, pixels: Pixels, dataset: str, predict: Predict = predict_logits
+) -> npt.NDArray[np.int64]:
     """Return the class ids (H, W) that a model of `load_model` gives an image (H, W, 3) of a dataset."""
     with torch.inference_mode(), dabnn.use_dataset(model, dataset):
-        logits = predict_logits(model, dabnn.preprocess(model, pixels))
+        logits = predict(model, dabnn.preprocess(model, pixels))
     ids: npt.NDArray[np.int64] = logits[0].argmax(0).cpu().numpy()
     return ids
 

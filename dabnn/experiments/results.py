@@ -49,7 +49,7 @@ def write_table(out: Path, path: Path, config: Config) -> list[Row]:
         config: The experiment.
     """
     records = [record for file in out.rglob("result.json") if (record := read_json(file)) is not None]
-    records = [record for record in records if record["config"] == identity(config)]
+    records = [record for record in records if is_of(record["config"], config)]
     methods, datasets = list(METHODS), list(config.datasets)
     rows = sorted(
         (Row(**row) for record in records for row in record["rows"]),

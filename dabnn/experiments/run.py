@@ -67,7 +67,7 @@ def run_method(
         ConfigError: If a folder holds a training with another config, the method is unknown, or norms that
             it shares are to be recalibrated.
     """
-    if config.training.recalibrate and get_method(method).convert:
+    if config.training.recalibrate and get_method(method).conversion(config.model):
         raise ConfigError(f"training.recalibrate needs norms of each dataset, {method!r} shares some")
     rows = []
     for network in get_method(method).networks(config.datasets):
@@ -194,7 +194,7 @@ def build_trainer(
     torch.manual_seed(seed)
     widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
     if start is None:
-        model = build_model(config, widths, convert=settings.convert)
+        model = build_model(config, widths, convert=settings.conversion(config.model))
     else:
         model = transfer(start, widths, keep=settings.together, reset=settings.reset, freeze=settings.freeze)
     return AlternationTrainer(

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import dabnn
-from dabnn.data import Color, SegmentationDataset
+from dabnn.data import SegmentationDataset
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
@@ -26,29 +26,22 @@ from dabnn.models import DatasetInfo, ModelInfo
 from dabnn.pretrained import is_pretrained
 
 
-class LabelSpace(NamedTuple):
-    """The classes of one dataset, and one RGB colour in [0, 255] for each."""
-
-    classes: tuple[str, ...]
-    palette: tuple[Color, ...]
-
-
 class SavedRun(NamedTuple):
     """A finished training.
 
     Attributes:
         model: The dataset-aware model on the CPU, in eval mode.
         config: The experiment; its ``datasets`` may be more than those of this training.
-        datasets: Label space of each dataset that the model has a branch for.
+        datasets: Classes, colours and result of each dataset that the model has a branch for.
     """
 
     model: nn.Module
     config: Config
-    datasets: dict[str, LabelSpace]
+    datasets: dict[str, DatasetInfo]
 
 
 def load_run(folder: Path) -> SavedRun:
-    """Load model, config and label spaces from the folder of a finished training.
+    """Load model, config and what is known of the datasets from the folder of a finished training.
 
     Args:
         folder: Such as ``runs/three_cities/cdcl-seed0``, with ``result.json`` and ``model.safetensors``.
@@ -64,18 +57,15 @@ def load_run(folder: Path) -> SavedRun:
             {**data, "model": {**data["model"], "weights": "none"}, "data_dir": record["data_dir"]},
             str(folder / "result.json"),
         )
-        datasets = {
-            name: LabelSpace(tuple(entry["classes"]), tuple(_color(color) for color in entry["palette"]))
-            for name, entry in record["datasets"].items()
-        }
+        datasets = _datasets(config, record)
         method = get_method(record["rows"][0]["method"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{folder / 'result.json'} is no result of dabnn: {error!r}; train again"
         ) from error
-    widths = {name: len(space.classes) for name, space in datasets.items()}
+    widths = {name: len(known.classes) for name, known in datasets.items()}
     with torch.random.fork_rng():
-        model = build_model(config, widths, convert=method.convert)
+        model = build_model(config, widths, convert=method.conversion(config.model))
     _load_weights(model, folder / "model.safetensors")
     vars(model)[INFO] = _info(config, datasets, record)
     return SavedRun(model.eval(), config, datasets)
@@ -109,11 +99,11 @@ def evaluate_run(
         CheckpointError: If the folder holds no finished training, or one of its files is damaged.
         DataError: If a dataset is not there, or has other classes than the training had.
     """
-    model, config, spaces = load_run(folder)
+    model, config, trained = load_run(folder)
     root = data_directory(config, data_dir)
-    datasets = {name: build_dataset(config, name, train=False, data_dir=root) for name in spaces}
+    datasets = {name: build_dataset(config, name, train=False, data_dir=root) for name in trained}
     for name, dataset in datasets.items():
-        _check_classes(name, dataset, spaces[name])
+        _check_classes(name, dataset, trained[name].classes)
     device = device_of_evaluation()
     model.to(device)
     results = {}
@@ -125,16 +115,18 @@ def evaluate_run(
     return results
 
 
-def _info(config: Config, datasets: Mapping[str, LabelSpace], record: Mapping[str, Any]) -> ModelInfo:
-    measured = {row["dataset"]: row["miou"] for row in record["rows"]}
+def _datasets(config: Config, record: Mapping[str, Any]) -> dict[str, DatasetInfo]:
+    measured = {row["dataset"]: {"miou": row["miou"]} for row in record["rows"]}
+    return {
+        name: DatasetInfo(entry["classes"], entry["palette"], measured[name], config.datasets[name].evaluate)
+        for name, entry in record["datasets"].items()
+    }
+
+
+def _info(config: Config, datasets: dict[str, DatasetInfo], record: Mapping[str, Any]) -> ModelInfo:
     method, steps = get_method(record["rows"][0]["method"]), record["rows"][0]["steps"]
     return ModelInfo(
-        datasets={
-            name: DatasetInfo(
-                space.classes, space.palette, {"miou": measured[name]}, config.datasets[name].evaluate
-            )
-            for name, space in datasets.items()
-        },
+        datasets=datasets,
         mean=config.images.mean,
         std=config.images.std,
         name=config.name,
@@ -196,14 +188,9 @@ def _load_weights(model: nn.Module, file: Path) -> None:
         raise CheckpointError(f"cannot load {file}: {error}; copy it again or train again") from error
 
 
-def _check_classes(name: str, dataset: SegmentationDataset, space: LabelSpace) -> None:
-    if dataset.classes != space.classes:
+def _check_classes(name: str, dataset: SegmentationDataset, trained: tuple[str, ...]) -> None:
+    if dataset.classes != trained:
         raise DataError(
             f"dataset {name!r} has the classes {list(dataset.classes)}, the run was trained on "
-            f"{list(space.classes)}; point --data to the data of the training"
+            f"{list(trained)}; point --data to the data of the training"
         )
-
-
-def _color(value: list[int]) -> Color:
-    red, green, blue = value
-    return red, green, blue

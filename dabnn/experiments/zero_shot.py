@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -11,7 +12,8 @@ from dabnn.data import LabelMap, SegmentationDataset, find_space, list_maps, loa
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build import build_eval_loader
+from dabnn.experiments.build import build_eval_loader, relabelled
+from dabnn.experiments.measured import Measured
 from dabnn.experiments.recalibration import recalibrate_on
 from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run
 
@@ -63,8 +65,11 @@ def evaluate_elsewhere(
     split: str = "val",
     recalibrate: bool = False,
     predict: Predict = predict_logits,
-) -> SegmentationResult:
+) -> Measured:
     """Measure one branch of a finished training on any dataset that dabnn reads.
+
+    Where their classes differ, a label map that dabnn has turns the predictions into the classes of the
+    dataset. If there is one in the other direction only, it turns the labels into the classes of the branch.
 
     Args:
         folder: Folder of the training.
@@ -78,17 +83,41 @@ def evaluate_elsewhere(
     Raises:
         CheckpointError: If the folder holds no finished training, or one of its files is damaged.
         ConfigError: If no branch is given and the training had several, or it is none of them.
-        DataError: If the dataset is not there, or has other classes and there is no map to them.
+        DataError: If the dataset is not there, or has other classes and there is no map between them.
     """
     saved = load_run(folder)
     name = choose_branch(branch, list(saved.datasets), folder, "--branch")
-    dataset = open_dataset(kind, root, split)
-    source, target = find_space(saved.datasets[name].classes), find_space(dataset.classes)
-    mapped = saved.datasets[name].classes != dataset.classes and (source, target) in list_maps()
-    label_map = load_map(str(source), str(target)) if mapped else None
-    return evaluate_branch(
-        saved, name, dataset, label_map=label_map, recalibrate=recalibrate, predict=predict
+    dataset: SegmentationDataset = open_dataset(kind, root, split)
+    ours, theirs = find_space(saved.datasets[name].classes), find_space(dataset.classes)
+    forward, backward = _shipped_map(ours, theirs), _shipped_map(theirs, ours)
+    used = forward or backward
+    turned = backward if forward is None else None
+    if turned is not None:
+        dataset = relabelled(dataset, str(theirs), str(ours))
+    result = evaluate_branch(
+        saved, name, dataset, label_map=forward, recalibrate=recalibrate, predict=predict
     )
+    unmatched = () if used is None else tuple(c for c in used.target if c not in used.classes.values())
+    return Measured(result, unmatched, tuple(_notes(name, turned, unmatched)))
+
+
+def _shipped_map(source: str | None, target: str | None) -> LabelMap | None:
+    return load_map(str(source), str(target)) if (source, target) in list_maps() else None
+
+
+def _notes(branch: str, turned: LabelMap | None, unmatched: tuple[str, ...]) -> Iterator[str]:
+    if turned is not None:
+        void = [name for name in turned.source if turned.classes[name] is None]
+        yield (
+            f"Measured in the classes of branch {branch!r}: the labels were relabelled, since dabnn has no "
+            f"map in the other direction. Void, so not counted: {', '.join(void) or 'none'}."
+        )
+    if unmatched:
+        source = f"branch {branch!r}" if turned is None else "the dataset"
+        yield (
+            f"No class of {source} is mapped to: {', '.join(unmatched)}. Whatever the network does, their "
+            "IoU is 0, which counts in the mean, or nan for those that do not occur."
+        )
 
 
 def _check_classes(
@@ -99,5 +128,16 @@ def _check_classes(
         return
     text = f"branch {branch!r} has the classes {list(classes)}, {dataset.name!r} has {list(dataset.classes)}"
     if label_map is None:
-        raise DataError(f"{text}: dabnn has no label map from one to the other (dabnn.data.list_maps)")
+        raise DataError(
+            f"{text}, and there is no label map between them. {_known_maps(classes)}; for one of your own "
+            "call dabnn.experiments.zero_shot.evaluate_branch with label_map=dabnn.data.LabelMap(...)"
+        )
     raise DataError(f"{text}: the label map from {list(source)} to {list(target)} is not between them")
+
+
+def _known_maps(classes: tuple[str, ...]) -> str:
+    space = find_space(classes)
+    known = [f"{source} to {target}" for source, target in list_maps() if space in (source, target)]
+    if not known:
+        return "Classes of the branch are those of no label space that dabnn has maps for"
+    return f"For the classes of the branch dabnn has the maps {', '.join(known)}"

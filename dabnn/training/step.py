@@ -6,6 +6,11 @@ Three ways to the same gradient and the same batch-norm buffers:
 - ``joint``: all forwards, then one backward through N graphs, as the paper's text has it.
 - ``fused``: one forward on the concatenated batch, every norm and classifier working by segment. The
   same as the others but for random layers in train mode, which draw their numbers for the whole batch.
+
+And one to another gradient:
+
+- ``mixed``: as ``fused``, but norms that are shared work with the moments of the whole batch: the joint
+  training on mixed batches that the paper's method is compared with.
 """
 
 from __future__ import annotations
@@ -24,7 +29,7 @@ from dabnn.selection import find_selection, use_dataset, use_segments
 from dabnn.training.batch import Draw, LossFunction
 from dabnn.training.fused import check_padding, concatenate, split_output
 
-BackwardMode = Literal["per_dataset", "joint", "fused"]
+BackwardMode = Literal["per_dataset", "joint", "fused", "mixed"]
 BackwardFunction = Callable[[Tensor], None]
 
 
@@ -128,6 +133,7 @@ BACKWARD: dict[str, Callable[[nn.Module, Sequence[Draw], BackwardFunction], list
     "per_dataset": backward_per_dataset,
     "joint": backward_joint,
     "fused": backward_fused,
+    "mixed": backward_fused,
 }
 
 

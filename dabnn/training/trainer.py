@@ -112,7 +112,8 @@ class AlternationTrainer:
             loss: ``loss(output, batch)`` -> scalar tensor, one for all datasets or one each.
             scheduler: ``scheduler(optimizer, max_steps)``, stepped once per step; default the paper's
                 polynomial decay with the default optimizer, a constant rate with your own.
-            backward: How the gradient is computed, see `dabnn.training.step`; all ways give the same.
+            backward: How the gradient is computed, see `dabnn.training.step`; all ways but "mixed"
+                give the same.
             update: "alternation" makes one optimizer step for the sum of all losses, "dataset" one after
                 each batch, for its term of the sum: the paper's ablation without DAT (Table 3). "shuffled"
                 does that in an order drawn anew in each step.

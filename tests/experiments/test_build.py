@@ -32,11 +32,16 @@ def test_model_has_a_branch_and_a_classifier_per_dataset():
 
 
 def test_shared_norms_leave_only_the_classifiers_private():
-    model = build_model(config_for(), {"a": 5, "b": 3}, convert=METHODS["shared_bn"].convert)
+    model = build_model(
+        config_for(), {"a": 5, "b": 3}, convert=METHODS["shared_bn"].conversion(config_for().model)
+    )
     assert not any(isinstance(module, DatasetAwareBatchNorm) for module in model.modules())
     assert [head.out_channels for head in model.segmentation_head[0].heads] == [5, 3]
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"library": "dabnn", "encoder": "test_resnet"}], ids=["smp", "dabnn"]
+)
 @pytest.mark.parametrize(
     ("method", "private"),
     [
@@ -48,13 +53,14 @@ def test_shared_norms_leave_only_the_classifiers_private():
         ("decoder_norms", {"decoder", "norm", "weight", "running_mean"}),
     ],
 )
-def test_methods_say_what_is_private_besides_the_classifiers(method, private):
-    model = build_model(config_for(), {"a": 5, "b": 3}, convert=METHODS[method].convert)
+def test_methods_say_what_is_private_besides_the_classifiers(method, private, options):
+    entry = config_for(**options).model
+    model = build_model(config_for(**options), {"a": 5, "b": 3}, convert=METHODS[method].conversion(entry))
     found = set()
     for path, switch in model.named_modules():
         if isinstance(switch, DatasetAwareBatchNorm):
             a, b = (branch.state_dict(keep_vars=True) for branch in switch.branches)
-            found.add(path.partition(".")[0])
+            found.add("encoder" if path.startswith(("encoder", "backbone")) else "decoder")
             found.add("norm" if isinstance(switch.branches[0], _BatchNorm) else "conv")
             found |= {name for name in ("weight", "running_mean") if name in a and a[name] is not b[name]}
     assert found == private

@@ -287,5 +287,6 @@ def test_a_run_of_a_version_with_fewer_settings_counts(data_dir, tmp_path):
         (folder / name).write_text(json.dumps(record))
     run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
     assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    assert len(write_table(tmp_path, tmp_path / "x.csv", CONFIG)) == len(CITIES)
     with pytest.raises(ConfigError, match="another configuration"):
         run_method(with_training(recalibrate=True), "cdcl", 0, tmp_path, data_dir=data_dir)

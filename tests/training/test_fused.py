@@ -6,6 +6,7 @@ import pytest
 import torch
 from small_runs import CLASSES, NAMES, SmallNet, assert_same_step, draws, plain_sgd, small_model, step_once
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 import dabnn
 from dabnn.errors import FusedForwardError, NonFiniteLossError
@@ -32,6 +33,27 @@ def test_shared_batch_norm_in_train_mode() -> None:
     model = convert(SmallNet(), skip="body.1")
     with pytest.raises(FusedForwardError, match=r"body\.1 \(BatchNorm2d\).*per_dataset"):
         fused_step(model)
+
+
+def test_mixed_batches_give_the_gradient_of_joint_training_in_plain_torch() -> None:
+    model = convert(SmallNet(), skip="*").double()
+    items = draws(torch.float64)
+    actual, losses = step_once(model, items, backward="mixed")
+    trunk = SmallNet().double()
+    trunk.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if "classifier" not in key}, strict=False
+    )
+    heads = [dabnn.extract_dataset(model, name).classifier for name in NAMES]
+    features = trunk.body(trunk.stem(torch.cat([item.batch[0] for item in items])))
+    parts = features.split([len(item.batch[0]) for item in items])
+    expected = [
+        F.cross_entropy(head(part), item.batch[1], ignore_index=255)
+        for head, part, item in zip(heads, parts, items, strict=True)
+    ]
+    sum(expected).backward()
+    assert list(losses.values()) == pytest.approx([loss.item() for loss in expected])
+    assert torch.allclose(actual.stem[0].weight.grad, trunk.stem[0].weight.grad)
+    assert torch.allclose(actual.body[1].running_var, trunk.body[1].running_var)
 
 
 def test_frozen_shared_batch_norm_is_fine() -> None:

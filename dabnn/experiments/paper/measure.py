@@ -12,10 +12,14 @@ from dabnn.experiments.build import build_dataset, data_directory, space_of
 from dabnn.experiments.config import Config
 from dabnn.experiments.methods import get_method
 from dabnn.experiments.paper.tables import Line
-from dabnn.experiments.results import Row, read_json, read_rows, write_json
+from dabnn.experiments.results import Row, environment, read_json, read_rows, write_json
 from dabnn.experiments.run import run_folder
 from dabnn.experiments.saved import load_run
 from dabnn.experiments.zero_shot import evaluate_branch
+from dabnn.files import checksum
+
+MEASURED = "measured"
+"""Folder, inside that of a training, of what is measured with it besides its own datasets."""
 
 
 def measure_line(
@@ -67,11 +71,16 @@ def _measured(
     config: Config, folder: Path, branch: str, column: str, recalibrate: bool, data_dir: Path | None
 ) -> float:
     name = f"{branch}-on-{column}" + ("-recalibrated" if recalibrate else "")
-    file = folder / "measured" / f"{name}.json"
+    file = folder / MEASURED / f"{name}.json"
     entry = asdict(config.datasets[column] if column in config.datasets else config.held_out[column])
     root = data_directory(config, data_dir)
     dataset = build_dataset(config, column, train=False, data_dir=root)
-    of = {"split": entry, "data_dir": str(root.resolve()), "images": len(dataset)}
+    of = {
+        "weights": checksum(folder / "model.safetensors"),
+        "split": entry,
+        "data_dir": str(root.resolve()),
+        "images": len(dataset),
+    }
     record = read_json(file)
     if record is None or record["of"] != of:
         result = evaluate_branch(
@@ -82,7 +91,7 @@ def _measured(
             recalibrate=recalibrate,
         )
         file.parent.mkdir(exist_ok=True)
-        record = {"of": of, "miou": result.miou, "iou": result.iou}
+        record = {"of": of, "environment": environment(), "miou": result.miou, "iou": result.iou}
         write_json(file, record)
     miou: float = record["miou"]
     return miou

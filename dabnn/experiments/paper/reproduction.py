@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from dabnn.errors import ConfigError
-from dabnn.experiments.build import data_directory
+from dabnn.errors import ConfigError, DataError
+from dabnn.experiments.build import build_dataset, data_directory
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot
 from dabnn.experiments.paper.distributions import write_figure
-from dabnn.experiments.paper.measure import check_line, folder_of, measure_line
+from dabnn.experiments.paper.measure import MEASURED, check_line, folder_of, measure_line
 from dabnn.experiments.paper.multiplications import write_costs
 from dabnn.experiments.paper.rendering import beside_paper, compare
 from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
@@ -49,7 +49,8 @@ def reproduce(
         The Markdown files.
 
     Raises:
-        ConfigError: If there is no such table at this scale, or the datasets are not there.
+        ConfigError: If there is no such table at this scale.
+        DataError: If a dataset is not there, or a label map between two of them.
     """
     if scale not in SCALES:
         raise ConfigError(f"scale must be one of {SCALES}, got {scale!r}")
@@ -115,14 +116,20 @@ def _environments(table: Table, config: Config, seeds: Iterable[int], runs: Path
         for seed in seeds
         for name in config.datasets
     }
-    records = [read_json(folder / "result.json") for folder in sorted(folders)]
+    files = [folder / "result.json" for folder in sorted(folders)]
+    files += [file for folder in sorted(folders) for file in (folder / MEASURED).glob("*.json")]
+    records = [read_json(file) for file in files]
     return [record["environment"] for record in records if record is not None]
 
 
 def _check_data(config: Config, columns: Iterable[str], root: Path) -> None:
-    entries = [*config.datasets.values(), *(config.held_out[c] for c in columns if c in config.held_out)]
-    missing = sorted({str(root / e.root) for e in entries if not (root / e.root).is_dir()})
-    if missing:
-        raise ConfigError(
-            f"the datasets {', '.join(missing)} are not there: say with --data or $DABNN_DATA where they are"
-        )
+    """Open every split that will be read, so that a wrong folder is found before any training."""
+    splits = [(name, train) for name in config.datasets for train in (True, False)]
+    splits += [(name, False) for name in columns if name in config.held_out]
+    try:
+        for name, train in splits:
+            build_dataset(config, name, train=train, data_dir=root)
+    except DataError as error:
+        raise DataError(
+            f"{error} Other folder of the datasets than {root}: --data or $DABNN_DATA."
+        ) from error

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dabnn.data import ToyStreets
 from dabnn.errors import ConfigError, DataError
@@ -101,9 +102,9 @@ def test_a_table_holds_its_methods_and_seeds_beside_the_papers_numbers(small, tm
     text = file.read_text()
     lines = {line.split(" | ")[0]: line for line in text.splitlines()}
     assert "northport | oldtown | mean | paper: Cityscapes | paper: BDD100K |" in lines["| mIoU %"]
-    assert lines["| Private convolutions, shared BN"].endswith("| 62.05 | 53.50 |")
-    assert lines["| CDCL minus Private convolutions, shared BN"].endswith("| +10.58 | +6.97 |")
-    assert text.count("CDCL minus") == 4
+    assert lines["| Private convolutions, shared BN, without DAT"].endswith("| 62.05 | 53.50 |")
+    assert lines["| CDCL minus Private convolutions, shared BN, without DAT"].endswith("| +10.58 | +6.97 |")
+    assert text.count("CDCL minus") == len(load_tables()["table3"].lines) - 1
     rows = rows_of(tmp_path / "small" / "table3.csv")
     assert len(rows) == len(load_tables()["table3"].lines) * 2 * len(CITIES)
     assert "<svg" in (tmp_path / "small" / "table3.svg").read_text()
@@ -200,6 +201,19 @@ def test_a_measurement_is_repeated_with_other_data(small, tmp_path):
     assert after["miou"] == before["miou"]
 
 
+def test_a_measurement_is_repeated_with_other_weights_and_says_which_version_made_it(small, tmp_path):
+    (table,) = reproduce("table6", tmp_path, config=small)
+    record = json.loads(table.with_suffix(".json").read_text())
+    (file,) = tmp_path.rglob("measured/northport-on-oldtown.json")
+    before = json.loads(file.read_text())
+    assert before["environment"] in record["environments"]
+    weights = file.parents[1] / "model.safetensors"
+    tensors = {name: tensor * 2 for name, tensor in load_file(weights).items()}
+    save_file(tensors, weights)
+    reproduce("table6", tmp_path, config=small)
+    assert json.loads(file.read_text())["of"] != before["of"]
+
+
 class Killed(Exception):
     """Stands for whatever ends the process."""
 
@@ -260,8 +274,17 @@ def test_parts_of_a_table_are_made_together_and_unknown_names_name_the_known_one
 
 
 def test_missing_data_asks_where_it_is(tmp_path):
-    with pytest.raises(ConfigError, match=r"camvid-320, .*are not there: say with --data"):
+    with pytest.raises(DataError, match=r"cityscapes-256.* --data or \$DABNN_DATA"):
         reproduce("table2", tmp_path, data_dir=tmp_path)
+
+
+def test_an_empty_folder_of_a_split_that_is_only_measured_is_found_before_any_training(
+    small, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("dabnn.experiments.paper.reproduction.run_method", never_trained)
+    (Path(small.data_dir) / "empty").mkdir(exist_ok=True)
+    with pytest.raises(DataError, match="empty"):
+        reproduce("table2", tmp_path, seeds=[0], config=held_out(small, "empty", branch="oldtown"))
 
 
 def test_a_config_builds_on_another(tmp_path):
