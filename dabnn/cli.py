@@ -28,6 +28,9 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Folder of the datasets; default $DABNN_DATA, or as in the config."),
 ]
+Scale = Annotated[list[float], typer.Option(min=0.05, help="Size of a view; repeat to average.")]
+Flip = Annotated[bool, typer.Option(help="Average with the mirror image.")]
+Window = Annotated[tuple[int, int] | None, typer.Option(min=1, help="Height and width of windows.")]
 
 
 @contextmanager
@@ -99,12 +102,23 @@ def reproduce(
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable; default the table's.")] = None,
     out: Out = Path("runs/reproduce"),
     data: Data = None,
+    plan: Annotated[bool, typer.Option(help="Only say what would be trained.")] = False,
 ) -> None:
     """Train and evaluate every network behind a table or figure of the paper that is not there yet."""
+    from dabnn.experiments.paper import plan as plan_table
     from dabnn.experiments.paper import reproduce as reproduce_table
     from dabnn.training import ProgressBar
 
     with _readable_errors():
+        trainings = {t.folder: t for name in table for t in plan_table(name, out, scale=scale, seeds=seed)}
+        missing = [training for training in trainings.values() if not training.finished]
+        batches = sum(training.batches for training in missing)
+        text = f"{len(trainings)} trainings, {len(missing)} to do: {batches:,} batches"
+        console.print(text, highlight=False)
+        if plan:
+            for training in missing:
+                console.print(f"{training.folder}: {training.batches:,}", markup=False, highlight=False)
+            return
         for name in table:
             files = reproduce_table(
                 name, out, scale=scale, data_dir=data, seeds=seed, callbacks=lambda: [ProgressBar()]
@@ -116,45 +130,52 @@ def reproduce(
 
 @app.command()
 def evaluate(
+    context: typer.Context,
     run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
     data: Data = None,
-    scale: Annotated[list[float], typer.Option(min=0.05, help="Size of a view; repeat to average.")] = [1.0],
-    flip: Annotated[bool, typer.Option(help="Average with the mirror image.")] = False,
-    window: Annotated[tuple[int, int] | None, typer.Option(help="Height and width of windows.")] = None,
+    scale: Scale = [1.0],
+    flip: Flip = False,
+    window: Window = None,
     on: Annotated[Path | None, typer.Option(help="Folder of another dataset to measure on.")] = None,
     kind: Annotated[str | None, typer.Option(help="Its reader; default folder.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split; default val.")] = None,
     branch: Annotated[str | None, typer.Option(help="Whose branch to measure there.")] = None,
     recalibrate: Annotated[bool, typer.Option(help="First take the statistics of its images.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for evaluation.csv, evaluation.md and evaluation.json.")
+    ] = None,
 ) -> None:
-    """Evaluate a finished run again, or one branch on another dataset, and print the IoU of every class."""
-    from dabnn.evaluation import predict_logits, predict_scales, predict_windows
+    """Evaluate a finished run again, or one branch on another dataset: the IoU of every class."""
+    from dabnn.evaluation.views import choose_views
+    from dabnn.experiments.measured import HEADER, Measured, write_measured
     from dabnn.experiments.saved import evaluate_run
     from dabnn.experiments.zero_shot import evaluate_elsewhere
 
     if on is None and (kind or split or branch or recalibrate):
         raise typer.BadParameter("--kind, --split, --branch and --recalibrate need --on FOLDER")
-    view = predict_logits if window is None else partial(predict_windows, window=window)
-    plain = scale == [1.0] and not flip
-    predict = view if plain else partial(predict_scales, scales=scale, flip=flip, predict=view)
+    if on is not None and data is not None:
+        raise typer.BadParameter(
+            "--data is for the datasets of the run; --on FOLDER is a whole path: leave out --data"
+        )
+    predict = choose_views(scale, flip=flip, window=window)
     with _readable_errors():
         if on is None:
             results = evaluate_run(run, data_dir=data, predict=predict)
+            measured = {name: Measured(result) for name, result in results.items()}
         else:
+            kind, split = kind or "folder", split or "val"
             elsewhere = evaluate_elsewhere(
-                run,
-                branch,
-                on,
-                kind=kind or "folder",
-                split=split or "val",
-                recalibrate=recalibrate,
-                predict=predict,
+                run, branch, on, kind=kind, split=split, recalibrate=recalibrate, predict=predict
             )
-            results = {str(on): elsewhere}
-        for name, result in results.items():
-            rows = [[label, f"{iou:.2f}"] for label, iou in result.iou.items()]
-            rows += [["mean IoU", f"{result.miou:.2f}"], ["pixel accuracy", f"{result.pixel_accuracy:.2f}"]]
-            _print_table(name, ["class", "IoU %"], rows)
+            measured = {str(on): elsewhere}
+        for name, entry in measured.items():
+            _print_table(name, HEADER, entry.table())
+            for note in entry.notes:
+                console.print(note, markup=False, highlight=False, soft_wrap=True)
+        if out is not None:
+            options = {key: str(v) if isinstance(v, Path) else v for key, v in context.params.items()}
+            for file in write_measured(out, measured, {"options": options}):
+                console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -166,12 +187,17 @@ def predict(
     dataset: Annotated[str | None, typer.Option(help="Whose branch to use; default the likeliest.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("predictions"),
     ids: Annotated[bool, typer.Option(help="Write class ids (Cityscapes: label ids), not overlays.")] = False,
+    scale: Scale = [1.0],
+    flip: Flip = False,
+    window: Window = None,
 ) -> None:
     """Segment images and write each as an overlay PNG."""
+    from dabnn.evaluation.views import choose_views
     from dabnn.experiments.predict import predict_images
 
+    views = choose_views(scale, flip=flip, window=window)
     with _readable_errors():
-        for file, used in predict_images(model, images, out, dataset, ids=ids).items():
+        for file, used in predict_images(model, images, out, dataset, ids=ids, predict=views).items():
             console.print(f"{file} ({used})", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -242,16 +268,19 @@ def check(
     from dabnn.data.check import check_dataset
     from dabnn.data.readers import open_dataset, splits_of
 
-    problems = 0
+    problems, summary = 0, []
     with _readable_errors():
         for part in split or splits_of(name, root):
             try:
-                report = check_dataset(open_dataset(name, root, part))
+                dataset = open_dataset(name, root, part)
+                report = check_dataset(dataset)
             except DataError as error:
                 problems += 1
                 console.print(f"[bold red]{escape(part)}:[/] {escape(str(error))}", soft_wrap=True)
                 continue
             problems += len(report.problems)
+            official = str(dataset.official.get(part, ""))
+            summary.append([part, str(len(dataset)), official, str(len(report.problems))])
             total = max(sum(report.pixels.values()), 1)
             sizes = ", ".join(f"{w}x{h} ({count})" for (h, w), count in sorted(report.sizes.items()))
             _print_table(
@@ -261,6 +290,8 @@ def check(
             )
             for problem in report.problems[:20]:
                 console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if summary:
+        _print_table(f"{name} in {root}", ["split", "images", "official", "problems"], summary)
     if problems:
         console.print(f"{problems} problems")
         raise typer.Exit(1)

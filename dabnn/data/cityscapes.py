@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-from dabnn.data.pairs import PairDataset, cut, find_pairs, split_part
+from dabnn.data.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import load_space
 
 
@@ -17,18 +18,20 @@ class Cityscapes(PairDataset):
         leftImg8bit/<split>/<city>/<frame>_leftImg8bit.png
         gtFine/<split>/<city>/<frame>_gtFine_labelIds.png
 
+    Where a split has no labelIds at all, the ``*_gtFine_labelTrainIds.png`` of cityscapesScripts are read.
+
     Args:
         root: Folder with the layout above.
         split: "train" or "val", or a part of it such as "train[:80%]".
-        labels: Which label files to read: "labelIds", as downloaded, or the "labelTrainIds" that
-            cityscapesScripts makes.
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or an image has no label or the other way round.
+        DataError: The data or the split is not there, or an image has no label or the other way round.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    withheld: ClassVar[tuple[str, ...]] = ("test",)
+    official: ClassVar[Mapping[str, int]] = {"train": 2975, "val": 500}
     licence: ClassVar[str] = (
         "non-commercial research and teaching, no redistribution (Cityscapes terms of use)"
     )
@@ -38,18 +41,13 @@ class Cityscapes(PairDataset):
         "unpack both into one folder, which is the root",
     )
 
-    def __init__(
-        self,
-        root: str | Path,
-        split: str = "train",
-        *,
-        labels: Literal["labelIds", "labelTrainIds"] = "labelIds",
-        name: str = "cityscapes",
-    ) -> None:
-        folder, low, high = split_part(split)
+    def __init__(self, root: str | Path, split: str = "train", *, name: str = "cityscapes") -> None:
+        folder, low, high = self.part_of(split)
         images, targets = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
-        pairs = find_pairs(images, ["*/*_leftImg8bit.png"], targets, [f"*/*_gtFine_{labels}.png"])
+        by_id, by_train_id = "*/*_gtFine_labelIds.png", "*/*_gtFine_labelTrainIds.png"
+        train_ids = any(targets.glob(by_train_id)) and not any(targets.glob(by_id))
+        pairs = find_pairs(images, ["*/*_leftImg8bit.png"], targets, [by_train_id if train_ids else by_id])
         if not pairs:
             raise self.not_found(Path(root), f"no image leftImg8bit/{folder}/<city>/*_leftImg8bit.png")
-        space = load_space("cityscapes_label_ids" if labels == "labelIds" else "cityscapes")
+        space = load_space("cityscapes" if train_ids else "cityscapes_label_ids")
         super().__init__(name, cut(pairs, low, high), space)

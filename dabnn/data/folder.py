@@ -46,11 +46,26 @@ class FolderDataset(PairDataset):
         super().__init__(name if name is not None else self.root.resolve().name, pairs, space)
 
 
+def splits_below(root: Path) -> tuple[str, ...]:
+    """Return the splits of a dataset folder, the sub-folders of its images.
+
+    Raises:
+        DataError: There is none.
+    """
+    splits = sorted(path.name for path in (root / "images").glob("*") if path.is_dir())
+    if not splits:
+        raise DataError(
+            f"{root} has no folder images/<split>/: a dataset folder has images/<split>/, labels/<split>/ "
+            "and classes.json."
+        )
+    return tuple(splits)
+
+
 def _find_pairs(root: Path, split: str) -> Pairs:
-    available = sorted(path.name for path in (root / "images").glob("*") if path.is_dir())
+    available = splits_below(root)
     if split not in available:
         raise DataError(
-            f"{root / 'images'} has no split '{split}': available are {', '.join(available) or 'none'}; "
+            f"{root / 'images'} has no split '{split}': available are {', '.join(available)}; "
             "expected images/<split>/ and labels/<split>/."
         )
     images, labels = root / "images" / split, root / "labels" / split

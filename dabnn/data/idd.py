@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dabnn.data.pairs import PairDataset, cut, find_pairs, split_part
+from dabnn.data.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import load_space
 
 TERMS = "non-commercial research and education (IDD terms)"
 
 
 class IDD(PairDataset):
-    """26 classes (level 3), about 1920x1080: parts I and II of IDD Segmentation.
+    """26 classes (level 3), about 1920x1080: 14027 training and 2036 validation images.
 
-    The layout below ``root``::
+    These are parts I and II of IDD Segmentation; part I, the IDD of the paper, has 6993 and 981 of them. The
+    layout below ``root``::
 
         leftImg8bit/<split>/<drive>/<frame>_leftImg8bit.jpg    (or .png)
         gtFine/<split>/<drive>/<frame>_gtFine_labellevel3Ids.png
@@ -25,10 +27,12 @@ class IDD(PairDataset):
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or an image has no label or the other way round.
+        DataError: The data or the split is not there, or an image has no label or the other way round.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    withheld: ClassVar[tuple[str, ...]] = ("test",)
+    official: ClassVar[Mapping[str, int]] = {"train": 14027, "val": 2036}
     licence: ClassVar[str] = TERMS
     steps: ClassVar[tuple[str, ...]] = (
         "register at https://idd.insaan.iiit.ac.in",
@@ -38,7 +42,7 @@ class IDD(PairDataset):
     )
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "idd") -> None:
-        folder, low, high = split_part(split)
+        folder, low, high = self.part_of(split)
         images, labels = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
         image_files = ["*/*_leftImg8bit.jpg", "*/*_leftImg8bit.png"]
         pairs = find_pairs(images, image_files, labels, ["*/*_gtFine_labellevel3Ids.png"])
@@ -55,16 +59,20 @@ class IDDLite(PairDataset):
         leftImg8bit/<split>/<drive>/<frame>_image.jpg
         gtFine/<split>/<drive>/<frame>_label.png
 
+    A ``<frame>_inst_label.png`` beside a label is not read.
+
     Args:
         root: Folder with the layout above, the idd20k_lite of the download.
         split: "train" or "val", or a part of it such as "train[:80%]".
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or an image has no label or the other way round.
+        DataError: The data or the split is not there, or an image has no label or the other way round.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    withheld: ClassVar[tuple[str, ...]] = ("test",)
+    official: ClassVar[Mapping[str, int]] = {"train": 1403, "val": 204}
     licence: ClassVar[str] = TERMS
     steps: ClassVar[tuple[str, ...]] = (
         "register at https://idd.insaan.iiit.ac.in",
@@ -72,9 +80,9 @@ class IDDLite(PairDataset):
     )
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "idd_lite") -> None:
-        folder, low, high = split_part(split)
+        folder, low, high = self.part_of(split)
         images, labels = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
-        pairs = find_pairs(images, ["*/*_image.jpg"], labels, ["*/*_label.png"])
+        pairs = find_pairs(images, ["*/*_image.jpg"], labels, ["*/*_label.png"], ignore=["*_inst_label.png"])
         if not pairs:
             raise self.not_found(Path(root), f"no image leftImg8bit/{folder}/<drive>/*_image.jpg")
         super().__init__(name, cut(pairs, low, high), load_space("idd_lite"))

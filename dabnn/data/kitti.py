@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dabnn.data.pairs import PairDataset, cut, find_pairs, split_part
+from dabnn.data.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import load_space
-from dabnn.errors import DataError
 
 
 class KITTI(PairDataset):
@@ -24,10 +24,12 @@ class KITTI(PairDataset):
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or an image has no label or the other way round.
+        DataError: The data or the split is not there, or an image has no label or the other way round.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train",)
+    withheld: ClassVar[tuple[str, ...]] = ("test",)
+    official: ClassVar[Mapping[str, int]] = {"train": 200}
     licence: ClassVar[str] = "CC BY-NC-SA 3.0"
     steps: ClassVar[tuple[str, ...]] = (
         "register at https://www.cvlibs.net/datasets/kitti",
@@ -36,9 +38,7 @@ class KITTI(PairDataset):
     )
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "kitti") -> None:
-        folder, low, high = split_part(split)
-        if folder != "train":
-            raise DataError(f"KITTI has labels for the split 'train' only, not {folder!r}; take parts of it")
+        _, low, high = self.part_of(split)
         images, labels = Path(root) / "training" / "image_2", Path(root) / "training" / "semantic"
         pairs = find_pairs(images, ["*.png"], labels, ["*.png"])
         if not pairs:

@@ -23,6 +23,7 @@ class LabelMap:
         source: Classes that are mapped.
         target: Classes that they are mapped to.
         classes: Target class by source class; None for a class without a counterpart, which becomes void.
+        origin: Where this choice is from.
 
     Raises:
         DataError: A source class is not mapped, or a name is no class.
@@ -31,6 +32,7 @@ class LabelMap:
     source: tuple[str, ...]
     target: tuple[str, ...]
     classes: Mapping[str, str | None]
+    origin: str = ""
 
     def __post_init__(self) -> None:
         unmapped = [name for name in self.source if name not in self.classes]
@@ -78,10 +80,14 @@ def load_map(source: str, target: str) -> LabelMap:
     """
     if (source, target) not in list_maps():
         known = ", ".join(f"{a} to {b}" for a, b in list_maps())
-        raise DataError(f"there is no label map {source} to {target}; there are {known}")
+        raise DataError(
+            f"there is no label map {source} to {target}; there are {known}; in a config `space` says that a "
+            "dataset has one of these label spaces, or the one of another dataset"
+        )
     file = files("dabnn.data") / "label_maps" / f"{source}-to-{target}.json"
-    classes = json.loads(file.read_text(encoding="utf-8"))["classes"]
-    return LabelMap(load_space(source).classes, load_space(target).classes, classes)
+    content = json.loads(file.read_text(encoding="utf-8"))
+    classes = load_space(source).classes, load_space(target).classes
+    return LabelMap(*classes, content["classes"], content["source"])
 
 
 def list_maps() -> list[tuple[str, str]]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar
 
@@ -28,11 +29,15 @@ class PairDataset(SegmentationDataset):
         pairs: Image and label file of every sample.
         space: The label space.
         splits: The splits that have labels; of a folder dataset, whatever it has.
+        withheld: The splits whose labels are not public.
+        official: Number of images in each split as published, where that is well known.
         licence: Terms of the data.
         steps: How to get the data, one step a line.
     """
 
     splits: ClassVar[tuple[str, ...]] = ()
+    withheld: ClassVar[tuple[str, ...]] = ()
+    official: ClassVar[Mapping[str, int]] = {}
     licence: ClassVar[str] = ""
     steps: ClassVar[tuple[str, ...]] = ()
 
@@ -79,6 +84,26 @@ class PairDataset(SegmentationDataset):
         steps = "; ".join(f"{number}. {step}" for number, step in enumerate(cls.steps, 1))
         return DataError(f"{root}: {problem}. To get {cls.__name__}: {steps}. Terms: {cls.licence}")
 
+    @classmethod
+    def part_of(cls, split: str) -> tuple[str, int, int]:
+        """Return what `split_part` does, of a split that the dataset has.
+
+        Raises:
+            DataError: There is no such split, or its labels are not public.
+        """
+        folder, low, high = split_part(split)
+        if folder in cls.withheld:
+            raise DataError(
+                f"the labels of the split {folder!r} of {cls.__name__} are not public: measure on "
+                f"{cls.splits[-1]!r}; for its benchmark, `dabnn predict --ids` writes predictions as files"
+            )
+        if folder not in cls.splits:
+            raise DataError(
+                f"{cls.__name__} has no split {folder!r}; it has {', '.join(cls.splits)}, and parts of them "
+                f"such as '{cls.splits[0]}[:80%]'"
+            )
+        return folder, low, high
+
     def read_label(self, path: Path) -> npt.NDArray[np.uint8]:
         """Return the values (H, W) of a label file, not yet mapped to classes.
 
@@ -121,7 +146,14 @@ def cut(pairs: Pairs, low: int, high: int) -> Pairs:
     return pairs[len(pairs) * low // 100 : len(pairs) * high // 100]
 
 
-def find_pairs(images: Path, image_files: Sequence[str], labels: Path, label_files: Sequence[str]) -> Pairs:
+def find_pairs(
+    images: Path,
+    image_files: Sequence[str],
+    labels: Path,
+    label_files: Sequence[str],
+    *,
+    ignore: Sequence[str] = (),
+) -> Pairs:
     """Return image and label file of every sample, sorted by name; an empty list if there are none.
 
     Files belong together if they have the same path below their folder, up to what their pattern adds to the
@@ -132,11 +164,13 @@ def find_pairs(images: Path, image_files: Sequence[str], labels: Path, label_fil
         image_files: Patterns of the image files below it.
         labels: Folder of the label files.
         label_files: Patterns of the label files below it.
+        ignore: Patterns of file names that are left alone, as hidden files are.
 
     Raises:
         DataError: An image has no label or the other way round, or two files are one sample by name.
     """
-    found, masks = _files_by_key(images, image_files), _files_by_key(labels, label_files)
+    found = _files_by_key(images, image_files, ignore)
+    masks = _files_by_key(labels, label_files, ignore)
     if missing := sorted(found.keys() - masks.keys()):
         raise DataError(
             f"images without a label in {labels}: {_named([found[key].name for key in missing])}: "
@@ -150,12 +184,12 @@ def find_pairs(images: Path, image_files: Sequence[str], labels: Path, label_fil
     return [(found[key], masks[key]) for key in sorted(found)]
 
 
-def _files_by_key(folder: Path, patterns: Sequence[str]) -> dict[str, Path]:
+def _files_by_key(folder: Path, patterns: Sequence[str], ignore: Sequence[str]) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for pattern in patterns:
         ending = pattern.rpartition("*")[2].partition(".")[0]
         for path in folder.glob(pattern):
-            if path.name.startswith("."):
+            if any(fnmatch(path.name, other) for other in (".*", *ignore)):
                 continue
             key = str(path.relative_to(folder).with_suffix("")).removesuffix(ending)
             if key in files:

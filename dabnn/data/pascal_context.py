@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from dabnn.data.pairs import PairDataset, cut, split_part
+from dabnn.data.pairs import PairDataset, cut
 from dabnn.data.spaces import load_space
 from dabnn.errors import DataError
 
@@ -13,8 +14,11 @@ from dabnn.errors import DataError
 class PascalContext(PairDataset):
     """59 classes, about 500x375: 4998 training and 5105 validation images of everyday scenes.
 
-    The annotations come as one file for all images; tools such as mmsegmentation's converter write one label
-    map for each into the folders of PASCAL VOC 2010. The layout below ``root``::
+    The annotations come as one file for all images, from which the converter of mmsegmentation writes one
+    label map for each into the folders of PASCAL VOC 2010; of 4996 and 5104 images, since that file lacks
+    three. Its ids are the alphabetical order of the 59 names (mmsegmentation issues 1940 and 3021), which is
+    the order of the classes here; label maps in that of the authors' list (aeroplane, bicycle, bird, ...) do
+    not fit. The layout below ``root``::
 
         JPEGImages/<name>.jpg
         SegmentationClassContext/<name>.png        (0 is background, 1 to 59 the classes)
@@ -26,10 +30,11 @@ class PascalContext(PairDataset):
         name: Dataset name for `dabnn.use_dataset`.
 
     Raises:
-        DataError: The data is not there, or a listed file is missing.
+        DataError: The data or the split is not there, or a listed file is missing.
     """
 
     splits: ClassVar[tuple[str, ...]] = ("train", "val")
+    official: ClassVar[Mapping[str, int]] = {"train": 4998, "val": 5105}
     licence: ClassVar[str] = "the terms of PASCAL VOC and of Flickr, where its images are from"
     steps: ClassVar[tuple[str, ...]] = (
         "download VOCtrainval_03-May-2010.tar from http://host.robots.ox.ac.uk/pascal/VOC/voc2010",
@@ -39,7 +44,7 @@ class PascalContext(PairDataset):
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "pascal_context") -> None:
         root = Path(root)
-        folder, low, high = split_part(split)
+        folder, low, high = self.part_of(split)
         listed = root / "ImageSets" / "SegmentationContext" / f"{folder}.txt"
         if not listed.is_file():
             raise self.not_found(root, f"no list ImageSets/SegmentationContext/{folder}.txt")

@@ -7,7 +7,7 @@ from pathlib import Path
 from dabnn.data.bdd100k import BDD100K
 from dabnn.data.camvid import CamVid
 from dabnn.data.cityscapes import Cityscapes
-from dabnn.data.folder import FolderDataset
+from dabnn.data.folder import FolderDataset, splits_below
 from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
 from dabnn.data.pairs import PairDataset
@@ -46,10 +46,9 @@ def splits_of(kind: str, root: str | Path) -> tuple[str, ...]:
     """Return the splits of a dataset that have labels.
 
     Raises:
-        DataError: There is no such reader.
+        DataError: There is no such reader, or ``root`` is no dataset folder.
     """
-    folders = (path.name for path in (Path(root) / "images").glob("*") if path.is_dir())
-    return _reader(kind).splits or tuple(sorted(folders))
+    return _reader(kind).splits or splits_below(Path(root))
 
 
 def _reader(kind: str) -> type[PairDataset]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -14,6 +15,21 @@ from dabnn.evaluation.inference import Predict, predict_logits
 
 PAPER_SCALES = (0.5, 0.75, 1.0, 1.25)
 """Those whose cost is 3.375 times that of one scale, as in the rows of Table 5 with a double dagger."""
+
+
+def choose_views(
+    scales: Sequence[float] = (1.0,), *, flip: bool = False, window: tuple[int, int] | None = None
+) -> Predict:
+    """Return how to predict an image from these views of it; a single plain one gives `predict_logits`.
+
+    Args:
+        scales: See `predict_scales`.
+        flip: See `predict_scales`.
+        window: Each view in windows of this height and width, see `predict_windows`; left out, as a whole.
+    """
+    view: Predict = predict_logits if window is None else partial(predict_windows, window=window)
+    plain = list(scales) == [1] and not flip
+    return view if plain else partial(predict_scales, scales=scales, flip=flip, predict=view)
 
 
 def predict_windows(

@@ -34,7 +34,10 @@ from dabnn.experiments.config import Config, DatasetConfig, ModelConfig, Trainin
 from dabnn.experiments.weights import load_imagenet_encoder
 from dabnn.training import poly, sgd
 
-SPACES = {kind: kind for kind in READERS} | {"bdd100k": "cityscapes", "kitti": "cityscapes"}
+SPACES = {kind: kind for kind in READERS if kind != "folder"} | dict.fromkeys(
+    ("bdd100k", "kitti"), "cityscapes"
+)
+"""Label space of each reader, where it has one of its own."""
 
 
 def data_directory(config: Config, override: str | Path | None = None) -> Path:
@@ -115,7 +118,7 @@ def build_model(
         convert: Further options of `dabnn.convert_to_dataset_aware`.
     """
     entry = config.model
-    model = _plain_model(entry, max(num_classes.values()))
+    model = plain_model(entry, max(num_classes.values()))
     if entry.weights == "imagenet":
         load_imagenet_encoder(model, entry.encoder)
     if entry.bn_momentum is not None:
@@ -131,7 +134,12 @@ def build_model(
     )
 
 
-def _plain_model(entry: ModelConfig, num_classes: int) -> nn.Module:
+def plain_model(entry: ModelConfig, num_classes: int) -> nn.Module:
+    """Return the model of an experiment before its conversion, without pretrained weights.
+
+    Raises:
+        ConfigError: If its library has no such model or refuses its arguments.
+    """
     arguments: dict[str, Any] = dict(entry.arguments)
     if entry.library == "smp":
         arguments |= {"classes": num_classes, "encoder_weights": None}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import dabnn
 from dabnn.data import SegmentationDataset
 from dabnn.data.batch import inputs_of
+from dabnn.errors import DataError
 from dabnn.evaluation.inference import pad_images
 from dabnn.experiments.build import build_eval_loader
 from dabnn.experiments.config import Config
@@ -45,8 +46,12 @@ def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterat
     Args:
         loader: Batches of one image.
         count: Images a batch, fewer in the last of each size.
+
+    Raises:
+        DataError: If no two images have one size, so that there is no batch.
     """
     waiting: dict[torch.Size, list[Tensor]] = {}
+    full = False
     for batch in loader:
         padded = pad_images(inputs_of(batch))  # the model takes no other sizes
         images = waiting.setdefault(padded.shape, [])
@@ -54,4 +59,9 @@ def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterat
         if len(images) == count:
             yield {"image": torch.cat(images)}
             images.clear()
+            full = True
+    if not full and all(len(images) < 2 for images in waiting.values()):
+        raise DataError(
+            f"of {len(waiting)} images no two have one size, and statistics of a batch need two: resize them"
+        )
     yield from ({"image": torch.cat(images)} for images in waiting.values() if len(images) > 1)

@@ -82,7 +82,8 @@ def run_folder(out: Path, method: str, seed: int, datasets: Sequence[str]) -> Pa
     return folder if get_method(method).together else folder / datasets[0]
 
 
-def _is_finished(folder: Path, config: Config) -> bool:
+def is_finished(folder: Path, config: Config) -> bool:
+    """Return whether a folder holds a finished training of an experiment."""
     record = read_json(folder / "result.json")
     return record is not None and is_of(record["config"], config)
 
@@ -115,7 +116,7 @@ def _finish(
 ) -> Path:
     """Train a network, and the one it starts from, unless that was done before; return its folder."""
     folder = run_folder(out, method, seed, network.train)
-    if not _is_finished(folder, config):
+    if not is_finished(folder, config):
         start = None
         if network.start is not None:
             single = Network((network.start,), (network.start,))

@@ -110,7 +110,8 @@ def _notes(branch: str, turned: LabelMap | None, unmatched: tuple[str, ...]) -> 
         void = [name for name in turned.source if turned.classes[name] is None]
         yield (
             f"Measured in the classes of branch {branch!r}: the labels were relabelled, since dabnn has no "
-            f"map in the other direction. Void, so not counted: {', '.join(void) or 'none'}."
+            "map in the other direction. Labels that became void, and do not count: "
+            f"{', '.join(void) or 'none'}."
         )
     if unmatched:
         source = f"branch {branch!r}" if turned is None else "the dataset"

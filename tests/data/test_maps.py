@@ -61,6 +61,15 @@ def test_shipped_maps_are_complete_and_keep_what_has_the_same_name(source: str, 
     label_map = load_map(source, target)
     for name in set(label_map.source) & set(label_map.target):
         assert label_map.classes[name] == name
+    assert label_map.origin
+
+
+def test_ids_of_pascal_context_become_those_of_cityscapes_by_name() -> None:
+    source, target = load_space("pascal_context"), load_space("cityscapes")
+    ids = torch.tensor([source.classes.index(name) for name in ("motorbike", "tree", "sign", "tvmonitor")])
+    found = load_map("pascal_context", "cityscapes").relabel(ids).tolist()
+    assert [target.classes[i] for i in found[:3]] == ["motorcycle", "vegetation", "traffic sign"]
+    assert found[3] == VOID
 
 
 @pytest.mark.parametrize("name", list_spaces())

@@ -53,9 +53,12 @@ def test_raw_sample(kind: str, data_root: Path) -> None:
 
 
 @pytest.mark.data
-def test_label_ids_and_train_ids_of_cityscapes_are_the_same_classes(data_root: Path) -> None:
-    root = data_root / "cityscapes-raw-sample"
-    by_id, by_train_id = (Cityscapes(root, "val", labels=kind) for kind in ("labelIds", "labelTrainIds"))
+def test_label_ids_and_train_ids_of_cityscapes_are_the_same_classes(data_root: Path, tmp_path: Path) -> None:
+    by_id = Cityscapes(data_root / "cityscapes-raw-sample", "val")
+    shutil.copytree(data_root / "cityscapes-raw-sample", tmp_path / "train_ids")
+    for label in (tmp_path / "train_ids").rglob("*_labelIds.png"):
+        label.unlink()
+    by_train_id = Cityscapes(tmp_path / "train_ids", "val")
     same = by_id[0]["mask"] == by_train_id[0]["mask"]
     assert same.float().mean() > 0.99  # the sample's two files were reduced one by one
 
@@ -85,6 +88,16 @@ def test_cityscapes_ids_are_those_of_cityscapes_scripts() -> None:
             assert space.palette[label.trainId] == label.color
 
 
+def test_label_ids_of_cityscapes_go_before_train_ids_which_serve_where_there_are_none(tmp_path: Path) -> None:
+    image = tmp_path / "leftImg8bit/val/ulm/ulm_000000_000019_leftImg8bit.png"
+    labels = tmp_path / "gtFine/val/ulm/ulm_000000_000019_gtFine_labelIds.png"
+    write_pair(image, labels, ids(7, 33, 4))
+    write(labels.with_name("ulm_000000_000019_gtFine_labelTrainIds.png"), ids(1, 2))
+    assert open_dataset("cityscapes", tmp_path, "val")[0]["mask"].unique().tolist() == [0, 18, 255]
+    labels.unlink()
+    assert open_dataset("cityscapes", tmp_path, "val")[0]["mask"].unique().tolist() == [1, 2]
+
+
 def test_bdd100k_of_2018(tmp_path: Path) -> None:
     seg = tmp_path / "seg"
     write_pair(seg / "images/train/0a1b.jpg", seg / "labels/train/0a1b_train_id.png", ids(0, 18, 255))
@@ -98,8 +111,6 @@ def test_kitti(tmp_path: Path) -> None:
         write_pair(training / f"image_2/{frame}.png", training / f"semantic/{frame}.png", ids(7, 26, 4))
     assert len(open_dataset("kitti", tmp_path, "train[:50%]")) == 1
     assert open_dataset("kitti", tmp_path, "train")[1]["mask"].unique().tolist() == [0, 13, 255]
-    with pytest.raises(DataError, match="'train' only"):
-        open_dataset("kitti", tmp_path, "val")
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -112,6 +123,25 @@ def test_idd(tmp_path: Path, suffix: str) -> None:
     dataset = open_dataset("idd", tmp_path, "val")
     assert len(dataset.classes) == 26
     assert dataset[0]["mask"].unique().tolist() == [0, 25, 255]
+
+
+def test_idd_lite_has_an_instance_label_beside_every_label(tmp_path: Path) -> None:
+    labels = tmp_path / "gtFine/val/12"
+    write_pair(tmp_path / "leftImg8bit/val/12/024541_image.jpg", labels / "024541_label.png", ids(0, 6, 255))
+    write(labels / "024541_inst_label.png", ids(1))
+    dataset = open_dataset("idd_lite", tmp_path, "val")
+    assert dataset[0]["mask"].unique().tolist() == [0, 6, 255]
+
+
+def test_ids_of_pascal_context_are_those_of_the_converter() -> None:
+    """Its 2008_000002.png holds 0, 55 and 58: a monitor in front of a window."""
+    space = load_space("pascal_context")
+    assert (space.classes[space.ids[55]], space.classes[space.ids[58]]) == ("tvmonitor", "window")
+    assert list(space.classes) == sorted(space.classes)
+    assert space.ids == {index + 1: index for index in range(59)}
+    assert len(set(space.palette)) == 59
+    assert space.palette[space.classes.index("aeroplane")] == (128, 0, 0)  # the colours of PASCAL VOC
+    assert space.palette[space.classes.index("tvmonitor")] == (0, 64, 128)
 
 
 def test_pascal_context(tmp_path: Path) -> None:
@@ -158,7 +188,41 @@ def test_a_colour_that_resampling_made_is_refused(original_camvid: Path) -> None
         CamVid(original_camvid, "val")[0]
 
 
-@pytest.mark.parametrize("kind", [kind for kind in READERS if kind != "folder"])
+def test_a_file_that_is_no_frame_of_the_original_camvid_is_named(original_camvid: Path) -> None:
+    label = original_camvid / "LabeledApproved_full" / "0016E5_07959_L.png"
+    for stray in ("0016E5_abc", "holiday"):
+        image = original_camvid / f"701_StillsRaw_full/{stray}.png"
+        write_pair(image, label.with_name(f"{stray}_L.png"), np.zeros((4, 6, 3), np.uint8))
+        with pytest.raises(DataError, match=rf"{stray}\.png is no frame of CamVid"):
+            CamVid(original_camvid, "train")
+        image.unlink()
+        label.with_name(f"{stray}_L.png").unlink()
+
+
+OFFICIAL = [kind for kind in READERS if kind != "folder"]
+
+
+@pytest.mark.parametrize("kind", OFFICIAL)
+def test_a_split_that_there_is_not_is_refused_before_the_files_are_looked_for(
+    kind: str, tmp_path: Path
+) -> None:
+    for split in ("vall", "vall[:50%]"):
+        with pytest.raises(DataError, match=r"has no split 'vall'; it has train.*'train\[:80%\]'"):
+            open_dataset(kind, tmp_path, split)
+
+
+@pytest.mark.parametrize("kind", ["cityscapes", "bdd100k", "idd", "idd_lite", "kitti"])
+def test_a_split_whose_labels_are_not_public_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"labels of the split 'test' of \w+ are not public: measure on"):
+        open_dataset(kind, tmp_path, "test")
+
+
+@pytest.mark.parametrize("kind", OFFICIAL)
+def test_official_numbers_of_images_are_those_of_splits_with_labels(kind: str) -> None:
+    assert tuple(READERS[kind].official) == READERS[kind].splits
+
+
+@pytest.mark.parametrize("kind", OFFICIAL)
 def test_missing_data_gives_the_steps_to_get_it(kind: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=re.escape(f"{tmp_path}: no ")) as error:
         open_dataset(kind, tmp_path, "train")
@@ -181,5 +245,7 @@ def test_unknown_readers_name_the_known_ones(tmp_path: Path) -> None:
 
 def test_splits(tmp_path: Path) -> None:
     assert splits_of("camvid", tmp_path) == ("train", "val", "test")
+    with pytest.raises(DataError, match="has no folder images/<split>/"):
+        splits_of("folder", tmp_path)
     (tmp_path / "images" / "night").mkdir(parents=True)
     assert splits_of("folder", tmp_path) == ("night",)

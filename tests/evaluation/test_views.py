@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dabnn.evaluation import predict_logits, predict_scales, predict_windows
-from dabnn.evaluation.views import PAPER_SCALES
+from dabnn.evaluation.views import PAPER_SCALES, choose_views
 
 
 class Pixelwise(nn.Module):
@@ -53,6 +53,17 @@ def test_overlapping_windows_are_averaged() -> None:
 
     actual = predict_windows(Count(), torch.rand(1, 3, 4, 6), window=(4, 4), overlap=0.5, divisor=1)
     assert actual[0, 0, 0].tolist() == [1, 1, 1.5, 1.5, 2, 2]
+
+
+def test_views_are_combined_as_they_were_chosen() -> None:
+    images = torch.rand(1, 3, 33, 47)
+    assert choose_views([1.0]) is predict_logits
+    assert choose_views(window=(8, 8)).func is predict_windows
+    chosen = choose_views([0.5, 1.0], flip=True, window=(16, 16))(Pixelwise(), images)
+    windows = partial(predict_windows, window=(16, 16))
+    expected = predict_scales(Pixelwise(), images, scales=[0.5, 1.0], flip=True, predict=windows)
+    assert torch.equal(chosen, expected)
+    assert not torch.equal(chosen, choose_views([0.5, 1.0], window=(16, 16))(Pixelwise(), images))
 
 
 def test_one_scale_is_a_plain_prediction() -> None:

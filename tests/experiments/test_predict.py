@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor, nn
 
 import dabnn
 from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
+from dabnn.evaluation import predict_logits
 from dabnn.experiments.predict import _values, predict_images, segment
 from dabnn.experiments.saved import load_model, load_run
 
@@ -97,6 +99,20 @@ def test_ids_are_grey_values_of_classes(single_run: Path, photo: Path, tmp_path:
         assert picture.mode == "L"
         values = np.array(picture)
     assert np.array_equal(values, segment(saved.model, read_image(photo), name))
+
+
+def test_pictures_are_segmented_from_the_views_that_are_asked_for(
+    single_run: Path, photo: Path, tmp_path: Path
+) -> None:
+    def last_class(model: nn.Module, images: Tensor) -> Tensor:
+        logits = predict_logits(model, images)
+        logits[:, -1] = torch.inf
+        return logits
+
+    (file,) = predict_images(single_run, [photo], tmp_path, ids=True, predict=last_class)
+
+    (known,) = load_run(single_run).datasets.values()
+    assert (np.array(Image.open(file)) == len(known.classes) - 1).all()
 
 
 def test_classes_without_colours_get_some(single_run: Path, photo: Path, tmp_path: Path) -> None:

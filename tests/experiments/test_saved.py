@@ -8,9 +8,13 @@ import pytest
 import torch
 
 import dabnn
+from dabnn.data import ToyStreets
 from dabnn.errors import CheckpointError, DataError
+from dabnn.experiments.config import parse_config
 from dabnn.experiments.demo import DemoResult
+from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import evaluate_run, load_run
+from dabnn.experiments.toy_folders import write_folder
 
 
 @pytest.fixture
@@ -27,6 +31,18 @@ def test_a_loaded_run_measures_what_the_training_measured(
     assert {name: result.miou for name, result in results.items()} == pytest.approx(stored, abs=1e-9)
 
 
+def test_a_loaded_run_knows_the_classes_colours_and_result_of_each_dataset(
+    tiny_demo: DemoResult, cdcl_run: Path
+) -> None:
+    known = load_run(cdcl_run).datasets["oldtown"]
+
+    (row,) = (row for row in tiny_demo.rows if (row.method, row.dataset) == ("cdcl", "oldtown"))
+    toy = ToyStreets("oldtown")
+    assert (known.classes, known.palette) == (toy.classes, toy.palette)
+    assert known.metrics == {"miou": row.miou}
+    assert known.split == "val"
+
+
 @pytest.mark.parametrize("method", ["shared_bn-seed0", "single-seed0/oldtown"])
 def test_runs_of_every_method_load(cdcl_run: Path, method: str) -> None:
     model, config, datasets = load_run(cdcl_run.parent / method)
@@ -36,6 +52,26 @@ def test_runs_of_every_method_load(cdcl_run: Path, method: str) -> None:
     assert config.training.steps == 10
     with dabnn.use_dataset(model, "oldtown"), torch.inference_mode():
         assert model(torch.zeros(1, 3, 64, 128)).shape == (1, len(datasets["oldtown"].classes), 64, 128)
+
+
+@pytest.mark.parametrize("method", ["encoder_norms", "decoder_norms"])
+def test_a_run_loads_with_the_norms_that_its_method_made_private(method: str, tmp_path: Path) -> None:
+    streets = ToyStreets("sunvale", "val", size=(32, 64), length=4)
+    write_folder({"train": streets, "val": streets}, tmp_path / "sunvale")
+    config = parse_config(
+        {
+            "name": "tiny",
+            "datasets": {name: {"root": "sunvale"} for name in ("a", "b")},
+            "model": {"library": "dabnn", "encoder": "test_resnet", "arguments": {"channels": 8}},
+            "images": {"crop": [32, 32]},
+            "training": {"steps": 1, "batch_size": 2},
+        }
+    )
+    (row, _) = run_method(config, method, 0, tmp_path, data_dir=tmp_path)
+
+    results = evaluate_run(tmp_path / f"{method}-seed0", data_dir=tmp_path)
+
+    assert results["a"].miou == pytest.approx(row.miou, abs=1e-9)
 
 
 def test_a_folder_without_a_result_says_what_to_do(cdcl_run: Path, tmp_path: Path) -> None:
@@ -59,8 +95,12 @@ def test_damaged_weights_are_refused(copied: Path, damage: str) -> None:
         load_run(copied)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"model": {}}, "rows": []}'])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"model": {}}, "rows": []}', "no palette"])
 def test_damaged_results_are_refused(copied: Path, content: str) -> None:
+    if content == "no palette":
+        record = json.loads((copied / "result.json").read_text())
+        record["datasets"]["oldtown"]["palette"] = [[0, 0]]
+        content = json.dumps(record)
     (copied / "result.json").write_text(content)
 
     with pytest.raises(CheckpointError, match=r"result\.json"):

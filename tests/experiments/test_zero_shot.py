@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 
 import dabnn
-from dabnn.data import LabelMap, Sample, SegmentationDataset, ToyStreets
+from dabnn.data import (
+    FolderDataset,
+    LabelMap,
+    RelabelledDataset,
+    Sample,
+    SegmentationDataset,
+    ToyStreets,
+    load_map,
+    load_space,
+)
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, predict_logits
 from dabnn.evaluation.inference import pad_images
@@ -18,7 +30,7 @@ from dabnn.experiments.recalibration import same_size_batches
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import SavedRun, evaluate_run, load_run
 from dabnn.experiments.toy_folders import write_folder
-from dabnn.experiments.zero_shot import evaluate_branch
+from dabnn.experiments.zero_shot import evaluate_branch, evaluate_elsewhere
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +64,7 @@ def test_the_own_dataset_gives_the_own_result(saved):
 
 def test_other_classes_need_a_map_and_are_measured_through_it(saved):
     run = load_run(saved)
-    with pytest.raises(DataError, match="dabnn has no label map from one to the other"):
+    with pytest.raises(DataError, match="there is no label map between them"):
         evaluate_branch(run, "northport", SUNVALE)
     target = SUNVALE.classes
     classes = {name: name if name in target else target[0] for name in NORTHPORT.classes}
@@ -64,6 +76,86 @@ def test_other_classes_need_a_map_and_are_measured_through_it(saved):
     with pytest.raises(DataError, match="is not between them"):
         evaluate_branch(run, "northport", SUNVALE, label_map=turned)
     assert result.confusion.sum() > 0
+
+
+def run_in(space: str, saved: Path, folder: Path) -> Path:
+    """The training, its branches trained in a label space that dabnn ships, or so its files say."""
+    shutil.copytree(saved, folder)
+    record = json.loads((folder / "result.json").read_text())
+    for entry in record["datasets"].values():
+        if len(entry["classes"]) == len(load_space(space).classes):
+            entry["classes"] = load_space(space).classes
+    (folder / "result.json").write_text(json.dumps(record))
+    return folder
+
+
+def data_in(space: str, folder: Path) -> Path:
+    """Images whose labels are of a label space that dabnn ships."""
+    write_folder({"val": SUNVALE}, folder)
+    content = {
+        "classes": load_space(space).classes,
+        "palette": load_space(space).palette,
+        "ignore_index": 255,
+    }
+    (folder / "classes.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_classes_that_no_class_is_mapped_to_are_named(saved, tmp_path):
+    run, there = run_in("camvid", saved, tmp_path / "run"), data_in("cityscapes", tmp_path / "there")
+    measured = evaluate_elsewhere(run, "northport", there)
+    assert measured.unmatched == (
+        "wall", "traffic light", "terrain", "truck", "bus", "train", "motorcycle", "bicycle"
+    )  # fmt: skip
+    (note,) = measured.notes
+    assert "No class of branch 'northport' is mapped to: wall, traffic light, terrain" in note
+    assert measured.result.iou["wall"] == 0
+    through = load_map("camvid", "cityscapes")
+    expected = evaluate_branch(load_run(run), "northport", FolderDataset(there, "val"), label_map=through)
+    assert measured.result.miou == expected.miou
+
+
+def test_without_a_map_for_predictions_the_labels_are_relabelled(saved, tmp_path):
+    run, there = run_in("idd_lite", saved, tmp_path / "run"), data_in("idd", tmp_path / "there")
+    measured = evaluate_elsewhere(run, "sunvale", there)
+    space = load_space("idd_lite")
+    dataset = RelabelledDataset(FolderDataset(there, "val"), load_map("idd", "idd_lite"), space)
+    assert torch.equal(
+        measured.result.confusion, evaluate_branch(load_run(run), "sunvale", dataset).confusion
+    )
+    assert tuple(measured.result.iou) == space.classes
+    assert measured.unmatched == ()
+    (note,) = measured.notes
+    assert "in the classes of branch 'sunvale': the labels were relabelled" in note
+    assert "do not count: none" in note
+
+
+def test_relabelled_labels_that_became_void_are_named(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr("dabnn.experiments.zero_shot.list_maps", lambda: [("camvid", "idd_lite")])
+    lossy = load_map("camvid", "idd_lite")
+    lossy = replace(lossy, classes={**lossy.classes, "sky": None, "car": None})
+    for module in ("zero_shot", "build"):
+        monkeypatch.setattr(f"dabnn.experiments.{module}.load_map", lambda source, target: lossy)
+    run, there = run_in("idd_lite", saved, tmp_path / "run"), data_in("camvid", tmp_path / "there")
+    measured = evaluate_elsewhere(run, "sunvale", there)
+    assert measured.unmatched == ("vehicles", "sky")
+    assert "do not count: sky, car" in measured.notes[0]
+    assert "No class of the dataset is mapped to: vehicles, sky" in measured.notes[1]
+
+
+def test_own_classes_need_no_notes(saved, tmp_path):
+    run, there = run_in("idd_lite", saved, tmp_path / "run"), data_in("idd_lite", tmp_path / "there")
+    measured = evaluate_elsewhere(run, "sunvale", there)
+    assert (measured.unmatched, measured.notes) == ((), ())
+
+
+def test_without_any_map_those_of_the_branch_are_listed(saved, tmp_path):
+    write_folder({"val": NORTHPORT}, tmp_path / "there")
+    run = run_in("idd_lite", saved, tmp_path / "run")
+    with pytest.raises(DataError, match=r"cityscapes to idd_lite, idd to idd_lite; .*label_map=.*LabelMap"):
+        evaluate_elsewhere(run, "sunvale", tmp_path / "there")
+    with pytest.raises(DataError, match=r"no label space that dabnn has maps for; .*label_map=.*LabelMap"):
+        evaluate_elsewhere(saved, "sunvale", tmp_path / "there")
 
 
 def test_recalibration_changes_the_result_and_leaves_the_run_as_it_was(saved):
@@ -132,3 +224,9 @@ def test_images_are_batched_by_size_and_a_single_one_is_left_out():
         ((32, 32), [0.0, 2.0]),
         ((32, 64), [1.0, 5.0]),
     ]
+
+
+def test_images_of_which_no_two_have_one_size_are_refused_for_recalibration():
+    loader = [{"image": torch.zeros(1, 3, 32, 32 * count)} for count in (1, 2, 3)]
+    with pytest.raises(DataError, match="of 3 images no two have one size"):
+        list(same_size_batches(loader, 2))

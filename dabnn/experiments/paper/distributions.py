@@ -28,6 +28,7 @@ from dabnn.experiments.saved import load_run
 from dabnn.files import written_atomically
 from dabnn.training import Callback
 
+FIGURE_SEEDS = (0, 1, 2)
 DEPTHS = {"low": 0.1, "middle": 0.5, "high": 0.95}
 """Where the sampled layers are, as a share of all layers with a batch norm."""
 
@@ -97,7 +98,7 @@ def write_figure(
     Raises:
         ConfigError: If there are fewer than two seeds.
     """
-    chosen, runs = tuple(seeds or (0, 1, 2)), out / config.name
+    chosen, runs = tuple(seeds or FIGURE_SEEDS), out / config.name
     if len(set(chosen)) < 2:
         raise ConfigError(f"{name} compares datasets with seeds: it needs two seeds or more")
     for seed in chosen:

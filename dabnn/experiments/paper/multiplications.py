@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dabnn
+from dabnn.experiments.build import plain_model
 from dabnn.experiments.comparison import markdown
+from dabnn.experiments.paper.tables import load_experiment
 from dabnn.experiments.results import environment, write_json
 from dabnn.files import written_atomically
-from dabnn.models import PSPNet
+from dabnn.models._registry import architecture
 
 SIZE = (1024, 2048)
+SCALES = (0.5, 0.75, 1.0, 1.25)
+"""Sizes whose costs together are those of the paper's rows with several sizes."""
 CLASSES = 19
-PAPER = {"resnet18": 512.8, "resnet101": 2299.8}
+PAPER = {"pspnet_resnet18_os8": (512.8, 1730.7), "pspnet_resnet101_os8": (2299.8, 7762.0)}
+"""What the paper states ("GFLOPs"), for one size and for several."""
+OTHERS = ("pspnet_lite0_os16", "segformer_b0")
 
 
 class Cost(NamedTuple):
@@ -46,19 +53,32 @@ def multiplications(model: nn.Module, size: tuple[int, int] = SIZE) -> float:
 
 
 def costs() -> Iterator[Cost]:
-    """Yield the cost of the paper's networks, and of the one that the small experiments train."""
-    for backbone, stride, channels in (
-        ("resnet18", 8, 512),
-        ("resnet101", 8, 512),
-        ("tf_efficientnet_lite0", 16, 128),
-    ):
-        with torch.device("meta"):
-            model = PSPNet(backbone, CLASSES, output_stride=stride, channels=channels).eval()
-            plain = multiplications(model)
-            converted = dabnn.convert_to_dataset_aware(model, 3, num_classes=[CLASSES] * 3)
-        with dabnn.use_dataset(converted, 1):
-            aware = multiplications(converted)
-        yield Cost(f"PSPNet ({backbone}, output stride {stride})", plain, aware, PAPER.get(backbone))
+    """Yield the cost of the networks of the zoo and of the one that the small experiments train."""
+    for name, (one, several) in PAPER.items():
+        function, _ = architecture(name)
+        yield _cost(name, function, one)
+        yield _cost(f"{name}, four sizes", function, several, scales=SCALES)
+    for name in OTHERS:
+        function, convert = architecture(name)
+        yield _cost(name, function, **convert)
+    entry = load_experiment("three_sets").model
+    yield _cost(f"{entry.architecture} of the small experiments", partial(plain_model, entry))
+
+
+def _cost(
+    network: str,
+    build: Callable[[int], nn.Module],
+    paper: float | None = None,
+    scales: Iterable[float] = (1.0,),
+    **convert: Any,
+) -> Cost:
+    sizes = [(round(SIZE[0] * scale), round(SIZE[1] * scale)) for scale in scales]
+    model = build(CLASSES).eval().to("meta")
+    plain = sum(multiplications(model, size) for size in sizes)
+    with torch.device("meta"):
+        converted = dabnn.convert_to_dataset_aware(model, 3, num_classes=[CLASSES] * 3, **convert)
+    with dabnn.use_dataset(converted, 1):
+        return Cost(network, plain, sum(multiplications(converted, size) for size in sizes), paper)
 
 
 def write_costs(out: Path, name: str = "table5") -> Path:
@@ -70,7 +90,10 @@ def write_costs(out: Path, name: str = "table5") -> Path:
     out.mkdir(parents=True, exist_ok=True)
     with written_atomically(out / f"{name}.csv") as temporary, temporary.open("w", newline="") as lines:
         csv.writer(lines, lineterminator="\n").writerows([header, *rows])
-    write_json(out / f"{name}.json", {"environments": [environment()], "size": SIZE, "classes": CLASSES})
+    write_json(
+        out / f"{name}.json",
+        {"environments": [environment()], "size": SIZE, "scales": SCALES, "classes": CLASSES},
+    )
     file = out / f"{name}.md"
     title = "Billions of multiplications for one image of 1024x2048"
     file.write_text(f"# {title}\n\n{markdown(header, rows)}")

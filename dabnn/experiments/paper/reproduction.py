@@ -9,9 +9,10 @@ from dabnn.errors import ConfigError, DataError
 from dabnn.experiments.build import build_dataset, data_directory
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot
-from dabnn.experiments.paper.distributions import write_figure
+from dabnn.experiments.paper.distributions import FIGURE_SEEDS, write_figure
 from dabnn.experiments.paper.measure import MEASURED, check_line, folder_of, measure_line
 from dabnn.experiments.paper.multiplications import write_costs
+from dabnn.experiments.paper.plan import Training, plan_trainings
 from dabnn.experiments.paper.rendering import beside_paper, compare
 from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
 from dabnn.experiments.results import Row, read_json, write_rows
@@ -73,6 +74,29 @@ def reproduce(
         )
         for part, table in find_tables(name, others=(COSTS, FIGURE)).items()
     ]
+
+
+def plan(
+    name: str,
+    out: Path,
+    *,
+    scale: str = "small",
+    seeds: Iterable[int] | None = None,
+    config: Config | None = None,
+) -> list[Training]:
+    """Return the trainings that `reproduce` makes or finds, in its order; see there for the arguments."""
+    if name == COSTS:
+        return []
+    if name == FIGURE:
+        config = config or load_experiment("three_sets", scale)
+        return plan_trainings(config, ["single"], seeds or FIGURE_SEEDS, out / scale / config.name)
+    found: dict[Path, Training] = {}
+    for table in find_tables(name, others=(COSTS, FIGURE)).values():
+        chosen = config or load_experiment(table.experiment, scale)
+        methods = [line.method for line in table.lines]
+        trainings = plan_trainings(chosen, methods, seeds or table.seeds, out / scale / chosen.name)
+        found |= {training.folder: training for training in trainings}
+    return list(found.values())
 
 
 def titles() -> dict[str, str]:

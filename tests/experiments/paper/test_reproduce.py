@@ -15,7 +15,7 @@ from dabnn.data import ToyStreets
 from dabnn.errors import ConfigError, DataError
 from dabnn.experiments.config import load_config, parse_config, with_steps
 from dabnn.experiments.methods import METHODS
-from dabnn.experiments.paper import SCALES, load_experiment, load_tables, reproduce
+from dabnn.experiments.paper import SCALES, load_experiment, load_tables, plan, reproduce
 from dabnn.experiments.paper.distributions import divergence
 from dabnn.experiments.results import read_rows
 from dabnn.experiments.toy_folders import write_folder
@@ -115,6 +115,17 @@ def test_a_table_holds_its_methods_and_seeds_beside_the_papers_numbers(small, tm
     (again,) = reproduce("table3", tmp_path, seeds=[0], config=small)
     assert again.read_text() != text  # one seed of the two
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")} == before
+
+
+def test_the_plan_names_each_training_once_and_what_is_there(small, tmp_path):
+    before = plan("table6", tmp_path, config=small)
+    assert not any(training.finished for training in before)
+    assert len({training.folder for training in before}) == len(before)
+    reproduce("table6", tmp_path, config=small)
+    after = plan("table6", tmp_path, config=small)
+    assert all(training.finished for training in after)
+    assert {training.folder for training in after} == {f.parent for f in tmp_path.rglob("result.json")}
+    assert sum(training.batches for training in after if "cdcl" in training.folder.name) == len(CITIES)
 
 
 def test_a_branch_is_measured_on_the_other_dataset_too(small, tmp_path):
@@ -242,6 +253,12 @@ def test_multiplications_are_the_same_after_conversion(tmp_path):
     assert all(row["plain"] == row["converted"] for row in rows)
     # By hand for ResNet-18 at output stride 8: 385.0 for the backbone, 1024 -> 512 channels 3x3 at 128x256.
     assert float(rows[0]["plain"]) == pytest.approx(385.0 + 1024 * 512 * 9 * 128 * 256 / 1e9, abs=0.5)
+    assert float(rows[1]["plain"]) == pytest.approx(3.375 * float(rows[0]["plain"]), rel=0.01)
+    assert [row["network"] for row in rows[4:]] == [
+        "pspnet_lite0_os16",
+        "segformer_b0",
+        "PSPNet of the small experiments",
+    ]
 
 
 def test_distributions_of_separately_trained_networks(small, tmp_path):
