@@ -16,7 +16,7 @@ import dabnn
 from dabnn.adapters import add_dataset, named_switches
 from dabnn.convertible import check_classifier
 from dabnn.errors import CheckpointError
-from dabnn.files import checksum, written_atomically
+from dabnn.files import checksum, folder_written_atomically, standing
 from dabnn.layers import DatasetAwareHead
 from dabnn.selection import Dataset, find_selection, unwrap
 
@@ -31,32 +31,26 @@ def save_dataset(model: nn.Module, dataset: Dataset, path: str | Path) -> None:
         model: A converted model; wrappers are looked through.
         dataset: Name or index of the dataset.
         path: Folder of ``branch.safetensors``, with the keys of the plain model, and ``branch.json``;
-            created if absent.
+            created if absent. A branch that is there is replaced.
 
     Raises:
         UnknownDatasetError: If the model does not know the dataset.
-        CheckpointError: If the files cannot be written.
+        CheckpointError: If the files cannot be written, or the folder holds others; nothing was changed then.
         NotDatasetAwareError: If the model was not converted.
     """
     selection = find_selection(model)
     index, path = selection.index(dataset), Path(path)
     tensors = {key: tensor.detach().clone() for key, tensor in _branch_state(model, index).items()}
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {path}: {error}") from error
-    with written_atomically(path / WEIGHTS) as file:
-        save_file(tensors, file)
-        digest = checksum(file)
     header = {
         "format": FORMAT,
         "dabnn": dabnn.__version__,
         "dataset": selection.names[index],
         "base": fingerprint(model),
-        "sha256": digest,
     }
-    with written_atomically(path / HEADER) as file:
-        file.write_text(json.dumps(header, indent=1) + "\n")
+    with folder_written_atomically(path, (WEIGHTS, HEADER)) as folder:
+        save_file(tensors, folder / WEIGHTS)
+        header["sha256"] = checksum(folder / WEIGHTS)
+        (folder / HEADER).write_text(json.dumps(header, indent=1) + "\n")
 
 
 def load_dataset(model: nn.Module, path: str | Path) -> str:
@@ -77,7 +71,7 @@ def load_dataset(model: nn.Module, path: str | Path) -> str:
             add the dataset with a ``head_factory`` first.
         NotDatasetAwareError: If the model was not converted.
     """
-    selection, path = find_selection(model), Path(path)
+    selection, path = find_selection(model), standing(Path(path))
     header, tensors = _read(path)
     own = fingerprint(model)
     if header["base"] != own:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -186,7 +186,13 @@ def predict(
     ],
     dataset: Annotated[str | None, typer.Option(help="Whose branch to use; default the likeliest.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the pictures.")] = Path("predictions"),
-    ids: Annotated[bool, typer.Option(help="Write class ids (Cityscapes: label ids), not overlays.")] = False,
+    ids: Annotated[
+        Literal["train", "label"] | None,
+        typer.Option(help="Write class ids (train) or the label ids of Cityscapes (label), not overlays."),
+    ] = None,
+    full_size: Annotated[
+        bool, typer.Option("--full-size", help="Do not scale images to the height of the training images.")
+    ] = False,
     scale: Scale = [1.0],
     flip: Flip = False,
     window: Window = None,
@@ -197,7 +203,8 @@ def predict(
 
     views = choose_views(scale, flip=flip, window=window)
     with _readable_errors():
-        for file, used in predict_images(model, images, out, dataset, ids=ids, predict=views).items():
+        pictures = predict_images(model, images, out, dataset, ids=ids, full_size=full_size, predict=views)
+        for file, used in pictures.items():
             console.print(f"{file} ({used})", markup=False, highlight=False, soft_wrap=True)
 
 
@@ -232,25 +239,42 @@ def publish(
     licence: Annotated[str, typer.Option(help="Terms of the weights, for the model card.")] = "",
     private: Annotated[bool, typer.Option(help="Make a new repository private.")] = False,
     half: Annotated[bool, typer.Option(help="Store parameters in half precision.")] = False,
+    notes: Annotated[Path | None, typer.Option(help="Markdown file to append to the model card.")] = None,
+    data_licence: Annotated[
+        list[str] | None, typer.Option(help="Terms of the data as DATASET=TERMS; repeatable.")
+    ] = None,
 ) -> None:
-    """Publish a trained network: weights, config, a file for each dataset, and a model card."""
-    from dataclasses import replace
+    """Publish a network: weights, config, a file for each dataset, and a model card.
 
-    from dabnn.experiments.saved import load_model
-    from dabnn.hub import push_to_hub, write_folder
-    from dabnn.pretrained import info_of
+    A saved model is published as it is; what a run knows of itself can be completed.
+    """
+    from tempfile import TemporaryDirectory
+
+    from dabnn.errors import ConfigError
+    from dabnn.experiments.saved import load_run
+    from dabnn.hub import locate, upload
+    from dabnn.pretrained import info_of, is_pretrained
+    from dabnn.publish import PUBLISHED, complete_info, copy_folder, write_folder
 
     if (repo is None) == (folder is None):
         raise typer.BadParameter("say either a repository or --folder")
-    with _readable_errors():
-        network = load_model(model)
-        info = info_of(network)
-        info = replace(info, name=name or info.name, licence=licence or info.licence)
-        if folder is not None:
-            write_folder(network, folder, info, half=half)
-            where = str(folder)
+    with _readable_errors(), TemporaryDirectory() as temporary:
+        target, to = folder or Path(temporary) / "model", repo or ""
+        if Path(model).is_dir() and not is_pretrained(Path(model)):
+            network = load_run(Path(model)).model
+            info = complete_info(
+                info_of(network), name=name, licence=licence, notes=notes, data_licences=data_licence or ()
+            )
+            write_folder(network, target, info, half=half, repo=to)
+        elif name or licence or half or notes or data_licence:
+            raise ConfigError(
+                f"{model} is a saved model, which is published as it is: leave out --name, --licence, "
+                "--half, --notes and --data-licence, or load it with dabnn.from_pretrained and say such "
+                "things to dabnn.push_to_hub"
+            )
         else:
-            where = push_to_hub(network, repo or "", info, private=private, half=half)
+            copy_folder(locate(model, PUBLISHED), target, repo=to)
+        where = str(target) if repo is None else upload(target, repo, private=private)
         console.print(where, markup=False, highlight=False, soft_wrap=True)
 
 

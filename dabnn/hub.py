@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,17 +12,19 @@ from pathlib import Path
 from torch import nn
 
 import dabnn
-from dabnn.card import TERMS, model_card
-from dabnn.errors import ConfigError, HubError
+from dabnn.errors import CheckpointError, ConfigError
 from dabnn.extract import INFO
+from dabnn.files import standing
+from dabnn.hub_errors import readable_errors
 from dabnn.models import _registry
 from dabnn.models.info import DatasetInfo, ModelInfo
-from dabnn.pretrained import CONFIG, WEIGHTS, info_of, load_pretrained, read_config, save_pretrained
+from dabnn.pretrained import CONFIG, WEIGHTS, info_of, lacking, load_pretrained, read_config
+from dabnn.publish import PUBLISHED, write_folder
 from dabnn.selection import find_selection
 
 PREFIX = "hf-hub:"
-BRANCHES = "branches"
-"""Folder of the files of each dataset, see `dabnn.load_dataset`."""
+REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*(@.+)?")
+"""How a repository is named, and a path to a folder seldom is."""
 
 
 def from_pretrained(
@@ -42,17 +43,19 @@ def from_pretrained(
         dataset: Return the plain model of this dataset, as `dabnn.extract_dataset` does.
         dataset_names: Have these datasets instead. One that the model knows, with the same number of classes,
             stays as it is; the norms of others start as the average over all, their classifiers anew.
-        num_classes: Number of classes of each of ``dataset_names``.
+        num_classes: Number of classes of each of ``dataset_names``; left out, those that the model knows
+            them with, or that their shared classifier has.
 
     Raises:
         UnknownModelError: No model has that name.
         HubError: The Hub cannot be reached, has no such repository, or does not give access to it.
-        CheckpointError: A file is missing, was changed, is damaged or of a newer schema, or holds pickles.
+        CheckpointError: A folder or a file is missing, was changed, is damaged or of a newer schema, or there
+            are pickles only.
         ValueError: Names and numbers of classes do not fit.
     """
-    model = load_pretrained(_locate(str(name)))
+    model = load_pretrained(locate(str(name)))
     if dataset_names is not None or num_classes is not None:
-        _replace_datasets(model, dataset_names or (), num_classes or ())
+        _replace_datasets(model, dataset_names or (), num_classes)
     return model if dataset is None else dabnn.extract_dataset(model, dataset).eval()
 
 
@@ -60,14 +63,17 @@ def get_pretrained_cfg(name: str | Path) -> ModelInfo:
     """Return what is known of a pretrained model, without loading its weights.
 
     Args:
-        name: As for `from_pretrained`.
+        name: As for `from_pretrained`, or a name whose weights are not there yet.
 
     Raises:
         UnknownModelError: No model has that name.
         HubError: The Hub cannot be reached, has no such repository, or does not give access to it.
         CheckpointError: There is no model of dabnn, or its config is damaged or of a newer schema.
     """
-    return read_config(_locate(str(name), [CONFIG]))[0]
+    entry = _registry.find_entry(str(name))
+    if entry is not None and not entry.pretrained:
+        return entry.describe()
+    return read_config(locate(str(name), [CONFIG]))
 
 
 def push_to_hub(
@@ -98,40 +104,58 @@ def push_to_hub(
         ConfigError: If dabnn cannot build the model again, or ``info`` has other datasets or classes.
         HubError: The Hub cannot be reached, or does not allow it: log in with ``hf auth login``.
     """
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "model"
+        write_folder(model, folder, info, half=half, repo=repo)
+        return upload(folder, repo, private=private, revision=revision, message=message)
+
+
+def upload(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = "Upload model",
+) -> str:
+    """Publish a folder of `dabnn.publish`; of an earlier model in the repository nothing is left.
+
+    Args:
+        folder: The folder.
+        repo: See `push_to_hub`.
+        private: See `push_to_hub`.
+        revision: See `push_to_hub`.
+        message: See `push_to_hub`.
+
+    Returns:
+        Address of the commit.
+
+    Raises:
+        HubError: The Hub cannot be reached, or does not allow it.
+    """
     from huggingface_hub import HfApi
 
-    with tempfile.TemporaryDirectory() as folder:
-        write_folder(model, Path(folder), info, half=half, repo=repo)
-        with _readable_errors(repo):
-            api = HfApi(library_name="dabnn", library_version=dabnn.__version__)
-            api.create_repo(repo, private=private, exist_ok=True)
-            if revision is not None:
-                api.create_branch(repo, branch=revision, exist_ok=True)
-            commit = api.upload_folder(
-                repo_id=repo, folder_path=folder, revision=revision, commit_message=message
-            )
+    with readable_errors(repo, writing=True):
+        api = HfApi(library_name="dabnn", library_version=dabnn.__version__)
+        api.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message,
+            delete_patterns=PUBLISHED,
+        )
     return str(commit.commit_url)
 
 
-def write_folder(
-    model: nn.Module, folder: Path, info: ModelInfo | None = None, *, half: bool = False, repo: str = ""
-) -> None:
-    """Write what `push_to_hub` publishes: weights, config, a file for each dataset, model card and terms."""
-    info = save_pretrained(model, folder, info, half=half)
-    shutil.rmtree(folder / BRANCHES, ignore_errors=True)  # of an earlier model
-    for name in info.datasets:
-        dabnn.save_dataset(model, name, folder / BRANCHES / name)
-    (folder / "README.md").write_text(model_card(info, repo))
-    (folder / TERMS).unlink(missing_ok=True)
-    if info.licence:
-        (folder / TERMS).write_text(f"{info.licence}\n")
-
-
-def _locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
+def locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
     """Return the folder of a model, downloaded if need be."""
     entry = _registry.find_entry(name)
-    if entry is None and Path(name).is_dir():
-        return Path(name)
+    folder = standing(Path(name))
+    if entry is None and folder.is_dir():
+        return folder
     if entry is not None and entry.folder is not None:
         return Path(str(files("dabnn"))) / entry.folder
     repo = entry.repo if entry is not None else name.removeprefix(PREFIX)
@@ -139,62 +163,69 @@ def _locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
         raise ConfigError(f"there are no weights for {name!r} yet: build it with dabnn.create_model")
     if "/" not in repo:
         raise _registry.unknown(name)
+    if not REPO.fullmatch(repo):
+        raise CheckpointError(f"there is no folder {name}: check the path (a repository is named org/name)")
     return _download(*repo.partition("@")[::2], files_needed)
 
 
 def _download(repo: str, revision: str, files_needed: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import HfApi, snapshot_download
 
-    with _readable_errors(repo):
-        folder = snapshot_download(
-            repo,
-            revision=revision or None,
-            allow_patterns=list(files_needed),
-            library_name="dabnn",
-            library_version=dabnn.__version__,
+    with readable_errors(repo):
+        folder = Path(
+            snapshot_download(
+                repo,
+                revision=revision or None,
+                allow_patterns=list(files_needed),
+                library_name="dabnn",
+                library_version=dabnn.__version__,
+            )
         )
-    return Path(folder)
+        for name in (WEIGHTS, CONFIG):
+            if name in files_needed and not (folder / name).is_file():
+                raise lacking(repo, name, HfApi().list_repo_files(repo, revision=revision or None))
+    return folder
 
 
-@contextmanager
-def _readable_errors(repo: str) -> Iterator[None]:
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise HubError(
-            f"{repo} is gated: accept its terms at https://huggingface.co/{repo} and log in with "
-            "`hf auth login`"
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise HubError(f"{repo} has no such revision: {error}") from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise HubError(
-            f"there is no folder and no repository {repo} on the Hugging Face Hub, or it is private: check "
-            "the name, or log in with `hf auth login`"
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise HubError(
-            f"{repo} was not downloaded before, and the Hugging Face Hub cannot be reached: check the "
-            f"network, and HF_HUB_OFFLINE ({error})"
-        ) from error
-    except Exception as error:  # its HTTP client raises errors of its own when a connection breaks
-        raise HubError(f"the Hugging Face Hub failed on {repo}: {error}") from error
-
-
-def _replace_datasets(model: nn.Module, names: Sequence[str], num_classes: Sequence[int]) -> None:
+def _replace_datasets(model: nn.Module, names: Sequence[str], num_classes: Sequence[int] | None) -> None:
     """Give a model other datasets, in place."""
-    if not names or len(names) != len(num_classes) or len(set(names)) != len(names):
-        raise ValueError("give dataset_names, each once, and num_classes, one number for each name")
     info = info_of(model)
-    before = dict(info.datasets)
+    before, shared = dict(info.datasets), info.build is not None and not info.build.classifiers
+    first = next(iter(before.values()))
     datasets = {}
-    for number, (name, width) in enumerate(zip(names, num_classes, strict=True)):
+    for number, (name, width) in enumerate(_widths(before, names, num_classes, shared).items()):
         kept = name in before and len(before[name].classes) == width
-        dabnn.add_dataset(model, f"new {number}", num_classes=width, init_from=name if kept else list(before))
-        datasets[name] = before[name] if kept else DatasetInfo.numbered(width)
+        dabnn.add_dataset(
+            model,
+            f"new {number}",
+            num_classes=None if shared else width,
+            init_from=name if kept else list(before),
+        )
+        new = DatasetInfo(first.classes, first.palette) if shared else DatasetInfo.numbered(width)
+        datasets[name] = before[name] if kept else new
     for name in before:
         dabnn.remove_dataset(model, name)
     find_selection(model).rename(names)
     vars(model)[INFO] = replace(info, datasets=datasets)
+
+
+def _widths(
+    before: Mapping[str, DatasetInfo], names: Sequence[str], num_classes: Sequence[int] | None, shared: bool
+) -> dict[str, int]:
+    """Return the number of classes of each dataset to have, as far as the user need not say it."""
+    known = {name: len(dataset.classes) for name, dataset in before.items()}
+    common = next(iter(known.values())) if shared else 0
+    if num_classes is None:
+        found = {name: common or known.get(name, 0) for name in names}
+        unknown = [name for name, width in found.items() if not width]
+        if unknown:
+            raise ValueError(
+                f"the model does not know {unknown}, only {known}: give num_classes too, one number for each "
+                "name"
+            )
+        num_classes = [found[name] for name in names]
+    elif shared and set(num_classes) != {common}:
+        raise ValueError(f"the datasets share a classifier of {common} classes here: leave num_classes out")
+    if not names or len(names) != len(num_classes) or len(set(names)) != len(names):
+        raise ValueError("give dataset_names, each once, and num_classes, one number for each name")
+    return dict(zip(names, num_classes, strict=True))

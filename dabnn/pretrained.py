@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,14 +15,17 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 import dabnn
-from dabnn.errors import CheckpointError, ConfigError, DabnnError
+from dabnn.errors import CheckpointError, ConfigError
 from dabnn.extract import INFO
-from dabnn.files import checksum, read_safetensors, written_atomically
+from dabnn.files import check_replaceable, checksum, folder_written_atomically, listed, read_safetensors
 from dabnn.models.info import DatasetInfo, ModelInfo, explain, from_json, to_json
-from dabnn.models.rebuild import build_of, rebuild, widths_of
+from dabnn.models.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+PARTS = (CONFIG, WEIGHTS, "README.md", "LICENSE", "branches")
+"""What the folder of a model consists of: two files, and what is added for publishing it."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
 def save_pretrained(
@@ -33,7 +36,8 @@ def save_pretrained(
     Args:
         model: A converted model of segmentation-models-pytorch, timm or `dabnn.models`; wrappers are looked
             through.
-        path: Folder of ``model.safetensors`` and ``config.json``; created if absent.
+        path: Folder of ``model.safetensors`` and ``config.json``; created if absent. A model of dabnn that
+            is there is replaced as a whole.
         info: What to say of the model; left out, what it was loaded with, or what can be told from it
             (classes are numbered then). Its ``build`` is always told from the model.
         half: Store parameters in half precision; statistics stay as they are.
@@ -42,25 +46,66 @@ def save_pretrained(
         What was written.
 
     Raises:
-        ConfigError: If dabnn cannot build the model again, or ``info`` has other datasets or classes.
-        CheckpointError: If the files cannot be written.
+        ConfigError: If dabnn cannot build the model again, ``info`` has other datasets or classes, or a
+            parameter is too large for half precision.
+        CheckpointError: If the files cannot be written, or the folder holds others; nothing was changed then.
         NotDatasetAwareError: If the model was not converted.
     """
-    model, path = unwrap(model), Path(path)
+    path = Path(path)
+    check_target(path)
+    stored, info = prepare(model, info, half=half)
+    with folder_written_atomically(path, PARTS) as folder:
+        return write_model(stored, info, folder)
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds anything but a model of dabnn: it is about to be replaced.
+
+    Raises:
+        CheckpointError: If it does.
+    """
+    check_replaceable(folder, PARTS if is_pretrained(folder) else ())
+
+
+def prepare(
+    model: nn.Module, info: ModelInfo | None = None, *, half: bool = False
+) -> tuple[nn.Module, ModelInfo]:
+    """Return a copy of a model with its tensors as they are stored, and what is said of it.
+
+    Raises:
+        ConfigError: As `save_pretrained` does.
+        NotDatasetAwareError: If the model was not converted.
+    """
+    model = unwrap(model)
     info = describe(model, info)
-    _check_rebuild(model, info)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"cannot make the folder {path}: {error}") from error
+    check_rebuild(model, info)
     stored = copy.deepcopy(model)
     if half:
-        for parameter in stored.parameters():
-            parameter.data = parameter.data.half()
-    # Neither file is replaced before both are written: a folder is never half old and half new.
-    with written_atomically(path / CONFIG) as config, written_atomically(path / WEIGHTS) as file:
-        save_model(stored, str(file))
-        config.write_text(to_json(info, checksum(file)))
+        round_parameters(stored)
+    return stored, info
+
+
+def round_parameters(model: nn.Module) -> None:
+    """Make the parameters of a model half precision, in place; its statistics stay as they are.
+
+    Raises:
+        ConfigError: If one is too large for it; nothing was changed then.
+    """
+    for name, parameter in model.named_parameters():
+        if (parameter.half().isinf() & parameter.isfinite()).any():
+            raise ConfigError(
+                f"{name} holds values up to {parameter.abs().max():.3g}, half precision ends at "
+                f"{torch.finfo(torch.half).max:.0f}: save the model without half"
+            )
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half()
+
+
+def write_model(stored: nn.Module, info: ModelInfo, folder: Path) -> ModelInfo:
+    """Write the files of `save_pretrained` into a folder that is not in use yet; return what they say."""
+    save_model(stored, str(folder / WEIGHTS))
+    info = replace(info, sha256=checksum(folder / WEIGHTS))
+    (folder / CONFIG).write_text(to_json(info), encoding="utf-8")
     return info
 
 
@@ -72,8 +117,8 @@ def load_pretrained(path: str | Path) -> nn.Module:
         ConfigError: If the installed libraries cannot build the model.
     """
     path = Path(path)
-    info, digest = read_config(path)
-    weights = _read_weights(path / WEIGHTS, digest)
+    info = read_config(path)
+    weights = _read_weights(path / WEIGHTS, info.sha256)
     with torch.random.fork_rng():
         model = rebuild(info)
     try:
@@ -100,9 +145,14 @@ def is_pretrained(path: Path) -> bool:
     """Return whether a folder is one of `save_pretrained`, complete or not."""
     try:
         content = json.loads((path / CONFIG).read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(content, dict) and content.get("library") == "dabnn"
+
+
+def is_half(path: Path) -> bool:
+    """Return whether the parameters in a folder of `save_pretrained` are half precision."""
+    return any(tensor.dtype == torch.half for tensor in read_safetensors(path / WEIGHTS).values())
 
 
 def describe(model: nn.Module, info: ModelInfo | None = None) -> ModelInfo:
@@ -141,56 +191,45 @@ def _known(info: ModelInfo | None, widths: Mapping[str, int]) -> ModelInfo:
     return ModelInfo(datasets) if info is None else replace(info, datasets=datasets)
 
 
-def _check_rebuild(model: nn.Module, info: ModelInfo) -> None:
-    """Refuse what could be saved, but not loaded again as it is."""
-    try:
-        with torch.random.fork_rng():  # not on the meta device: some models cannot be built there
-            new = rebuild(info)
-    except DabnnError as error:
-        raise ConfigError(f"this model could be saved, but not built again: {error}") from error
-    own, other = (_facts(each) for each in (model, new))
-    different = sorted(key for key in {*own, *other} if own.get(key) != other.get(key))
-    if different:
-        place = different[0]
-        raise ConfigError(
-            f"this model could be saved, but not built again: what its library builds differs at "
-            f"{len(different)} places, first {place!r}: {other.get(place)} instead of {own.get(place)}; was "
-            "it changed after it was built?"
-        )
-
-
-def _facts(model: nn.Module) -> dict[str, str]:
-    """Return shapes of tensors and settings of layers, by path."""
-    shapes = {key: str(tuple(tensor.shape)) for key, tensor in model.state_dict().items()}
-    return shapes | {
-        path: f"{type(module).__name__}({module.extra_repr()})" for path, module in model.named_modules()
-    }
-
-
-def read_config(path: Path) -> tuple[ModelInfo, str]:
-    """Return what a folder says of its model, and the checksum of its weights."""
+def read_config(path: Path) -> ModelInfo:
+    """Return what a folder says of its model."""
     try:
         text = (path / CONFIG).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise CheckpointError(f"{path / CONFIG} is damaged ({error}); get it again") from error
     except OSError as error:
-        found = ", ".join(sorted(file.name for file in path.glob("*"))) or "nothing"
-        raise CheckpointError(
-            f"{path} holds no model of dabnn: {CONFIG} is missing, there is {found}"
-        ) from error
+        raise lacking(path, CONFIG, [file.name for file in path.glob("*")]) from error
     return from_json(text, str(path / CONFIG))
+
+
+def lacking(where: str | Path, name: str, found: Collection[str]) -> CheckpointError:
+    """Return the error for a folder or repository that is not one of a model.
+
+    Args:
+        where: What the user called it.
+        name: The file that is missing.
+        found: The files that are there.
+    """
+    pickles = [file for file in found if file.endswith(PICKLES)]
+    hint = ""
+    if pickles and WEIGHTS not in found:
+        hint = (
+            f"; {listed(pickles)} may run code when loaded, and dabnn does not read it: ask for weights as "
+            "safetensors"
+        )
+    elif "result.json" in found:
+        hint = f"; it is a training run: make a model of it with `dabnn publish {where} --folder NEW_FOLDER`"
+    return CheckpointError(
+        f"{where} holds no model of dabnn: {name} is missing, there is {listed(found) or 'nothing'}{hint}"
+    )
 
 
 def _read_weights(file: Path, digest: str) -> Mapping[str, Tensor]:
     if not file.is_file():
-        pickles = [p.name for p in file.parent.glob("*") if p.suffix in (".bin", ".pt", ".pth", ".ckpt")]
-        more = (
-            f"; {', '.join(pickles)} may run code when loaded, and dabnn does not read it" if pickles else ""
-        )
-        raise CheckpointError(f"{file} is missing{more}: ask for weights as safetensors")
-    if checksum(file) != digest:
-        raise CheckpointError(f"{file} was changed or cut off after it was saved: get it again")
+        raise lacking(file.parent, file.name, [other.name for other in file.parent.glob("*")])
     try:
-        return read_safetensors(file)
+        if checksum(file) == digest:
+            return read_safetensors(file)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{file} is damaged: {error}; get it again") from error
+        raise CheckpointError(f"{file} cannot be read: {error}; get it again") from error
+    raise CheckpointError(f"{file} was changed or cut off after it was saved: get it again")

@@ -43,6 +43,17 @@ def load_state_dict(
         NotDatasetAwareError: If the model was not converted.
     """
     find_selection(model)
+    return load_checked(model, state_dict, heads=heads, assign=assign)
+
+
+def load_checked(
+    model: nn.Module,
+    state_dict: Mapping[str, Tensor],
+    *,
+    heads: Literal["strict", "skip"] = "strict",
+    assign: bool = False,
+) -> list[str]:
+    """Do what `load_state_dict` does, for parts of a model and plain ones too."""
     if heads not in ("strict", "skip"):
         raise ValueError(f"heads must be 'strict' or 'skip', got {heads!r}")
     current = model.state_dict()

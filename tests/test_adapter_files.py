@@ -138,5 +138,34 @@ def test_the_header_names_the_dataset_and_the_version(tmp_path) -> None:
 
 def test_a_folder_that_is_a_file_is_named(tmp_path) -> None:
     (tmp_path / "b").write_text("")
-    with pytest.raises(CheckpointError, match="cannot make the folder"):
+    with pytest.raises(CheckpointError, match="b is a file: choose a folder"):
         dabnn.save_dataset(net(), "b", tmp_path / "b")
+
+
+def test_a_folder_with_other_files_is_not_touched(tmp_path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match=r"would be replaced as a whole, but holds notes.txt"):
+        dabnn.save_dataset(net(), "b", tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_half_precision_of_parameters_is_kept_in_the_file(tmp_path) -> None:
+    model = net()
+    for parameter in model.parameters():
+        parameter.data = parameter.data.half()
+    dabnn.save_dataset(model, "b", tmp_path)
+    stored = load_file(tmp_path / "branch.safetensors")
+    assert {t.dtype for key, t in stored.items() if key.endswith("weight")} == {torch.half}
+    assert {t.dtype for key, t in stored.items() if "running" in key} == {torch.float32}
+    fresh = base_of(model, ("x",), (2,))
+    dabnn.load_dataset(fresh, tmp_path)
+    assert_equal(on(fresh, "b", image_batch()), on(model.float(), "b", image_batch()))
+
+
+def test_a_folder_in_the_making_is_found_where_it_stands(tmp_path) -> None:
+    model = net()
+    dabnn.save_dataset(model, "b", tmp_path / "b")
+    (tmp_path / "b").rename(tmp_path / ".b.old")  # as a process leaves it that is killed between two renames
+    assert dabnn.load_dataset(base_of(model, ("x",), (2,)), tmp_path / "b") == "b"
+    dabnn.save_dataset(model, "b", tmp_path / "b")
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]

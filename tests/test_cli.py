@@ -57,7 +57,9 @@ def test_train_writes_the_table(project):
 
 def test_a_run_is_published_as_a_folder_that_predicts_alike(project, tmp_path):
     folder = project / "runs" / "tiny" / "cdcl-seed0"
-    terms = ["--name", "streets", "--licence", "Research only."]
+    (tmp_path / "measured.md").write_text("With mirror images: 12.3.\n")
+    terms = ["--name", "streets", "--licence", "Research only.", "--notes", tmp_path / "measured.md"]
+    terms += ["--data-licence", "sunvale=free = free"]
     result = run("publish", folder, "--folder", tmp_path / "model", *terms)
     assert result.exit_code == 0, result.output
     card = (tmp_path / "model" / "README.md").read_text()
@@ -65,15 +67,22 @@ def test_a_run_is_published_as_a_folder_that_predicts_alike(project, tmp_path):
     assert "license_link: LICENSE" in card
     assert "Research only." in card
     assert (tmp_path / "model" / "LICENSE").read_text() == "Research only.\n"
-    assert "| northport | 11 |" in card
+    assert "| northport | 11 | 64x32 |" in card
+    assert "| val | free = free |\n" in card
+    assert "## Notes\n\nWith mirror images: 12.3.\n" in card
     assert (tmp_path / "model" / "branches" / "sunvale" / "branch.safetensors").is_file()
     Image.new("RGB", (64, 32), (90, 120, 60)).save(tmp_path / "photo.png")
     pictures = []
     for name, model in (("a", folder), ("b", tmp_path / "model")):
-        arguments = ["--model", model, "--dataset", "sunvale", "--ids", "--out", tmp_path / name]
+        arguments = ["--model", model, "--dataset", "sunvale", "--ids", "train", "--out", tmp_path / name]
         assert run("predict", tmp_path / "photo.png", *arguments).exit_code == 0
         pictures.append((tmp_path / name / "photo.png").read_bytes())
     assert pictures[0] == pictures[1]
+    for wrong in (["--data-licence", "elsewhere=free"], ["--notes", tmp_path / "absent.md"]):
+        result = run("publish", folder, "--folder", tmp_path / "other", *wrong)
+        assert result.exit_code == 1
+        assert result.output.startswith("error:")
+        assert not (tmp_path / "other").exists()
     assert run("publish", folder).exit_code == 2
     assert run("publish", folder, "city/net", "--folder", tmp_path).exit_code == 2
 
@@ -190,7 +199,8 @@ def test_notes_of_label_maps_are_printed_and_written(project, tmp_path):
 
 def test_predict_averages_over_the_views_that_evaluate_has(project, tmp_path):
     photo = next((project / "data" / "sunvale" / "images" / "val").iterdir())
-    arguments = ["--run", project / "runs" / "tiny" / "cdcl-seed0", "--dataset", "sunvale", "--ids"]
+    arguments = ["--run", project / "runs" / "tiny" / "cdcl-seed0", "--dataset", "sunvale"]
+    arguments += ["--ids", "train"]
     pictures = []
     for views in ((), ("--scale", 0.5, "--scale", 1, "--flip"), ("--window", 32, 32)):
         result = run("predict", photo, *arguments, *views, "--out", tmp_path)
@@ -217,10 +227,26 @@ def test_predict_writes_overlays(project, tmp_path):
 def test_ids_need_a_dataset_when_there_are_several(project, tmp_path):
     photo = tmp_path / "street.png"
     Image.new("RGB", (64, 32)).save(photo)
-    result = run("predict", photo, "--ids", "--run", project / "runs" / "tiny" / "cdcl-seed0")
+    result = run("predict", photo, "--ids", "train", "--run", project / "runs" / "tiny" / "cdcl-seed0")
     assert result.exit_code == 1
     for name in CITIES:
         assert name in result.output
+
+
+def test_predict_asks_which_ids_and_can_keep_the_size_of_the_image(project, tmp_path):
+    photo = tmp_path / "street.png"
+    Image.effect_noise((128, 64), 90).save(photo)
+    arguments = ["predict", photo, "--run", project / "runs" / "tiny" / "cdcl-seed0", "--dataset", "sunvale"]
+    assert run(*arguments, "--ids", "colour").exit_code == 2
+    result = run(*arguments, "--ids", "label")
+    assert (result.exit_code, result.output.count("--ids train")) == (1, 1)
+    pictures = []
+    for size in ((), ("--full-size",)):
+        result = run(*arguments, "--ids", "train", *size, "--out", tmp_path / "out")
+        assert result.exit_code == 0, result.output
+        pictures.append(Image.open(tmp_path / "out" / "street.png"))
+    assert pictures[0].size == pictures[1].size == (128, 64)
+    assert pictures[0].tobytes() != pictures[1].tobytes()
 
 
 def test_list_names_methods_datasets_and_architectures():

@@ -170,18 +170,42 @@ def test_other_datasets_replace_those_of_the_weights(tmp_path):
             dabnn.from_pretrained(tmp_path, **options)
 
 
-def test_models_that_cannot_be_built_again_are_not_saved(tmp_path):
-    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    with pytest.raises(ConfigError, match=r"cannot tell how to build a torch\.nn.*Sequential again"):
-        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(net, 2), tmp_path / "a")
-    changed = fpn()
-    changed.encoder.model.layer1[0].bn1.eps = 0.1
-    with pytest.raises(ConfigError, match=r"differs at \d+ places, .*eps=1e-05.* instead of .*eps=0.1"):
-        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(changed, 2), tmp_path / "a")
-    sigmoid = smp.FPN("tu-test_resnet", encoder_weights=None, classes=5, activation=nn.Sigmoid)
-    with pytest.raises(ConfigError, match=r"could be saved, but not built again"):
-        dabnn.save_pretrained(dabnn.convert_to_dataset_aware(sigmoid, 2), tmp_path / "a")
-    assert not (tmp_path / "a").exists()
+def test_known_datasets_need_no_number_of_classes(tmp_path):
+    model = converted(fpn())
+    dabnn.save_pretrained(model, tmp_path)
+    again = dabnn.from_pretrained(tmp_path, dataset_names=["south"])
+    assert dabnn.dataset_names(again) == ("south",)
+    assert torch.equal(logits(again, "south"), logits(model, "south"))
+    with pytest.raises(
+        ValueError, match=r"does not know \['east'\], only {'north': 5, 'south': 3}: give num_cl"
+    ):
+        dabnn.from_pretrained(tmp_path, dataset_names=["south", "east"])
+
+
+def test_datasets_with_a_shared_classifier_are_replaced(tmp_path):
+    model = dabnn.convert_to_dataset_aware(fpn(), dataset_names=NAMES).eval()
+    shared = DatasetInfo(tuple("abcde"), metrics={"miou": 50.0})
+    dabnn.save_pretrained(model, tmp_path, ModelInfo({"north": shared, "south": shared}))
+    for number in ({}, {"num_classes": [5, 5]}):
+        again = dabnn.from_pretrained(tmp_path, dataset_names=["east", "south"], **number)
+        assert torch.equal(logits(again, "south"), logits(model, "south"))
+        assert logits(again, "east").shape[1] == 5
+        assert again.dabnn_info.datasets == {"east": DatasetInfo(tuple("abcde")), "south": shared}
+    with pytest.raises(ValueError, match=r"share a classifier of 5 classes here: leave num_classes out"):
+        dabnn.from_pretrained(tmp_path, dataset_names=["east"], num_classes=[3])
+
+
+def test_values_too_large_for_half_precision_are_refused(tmp_path):
+    model = converted(fpn())
+    dabnn.save_pretrained(model, tmp_path / "a")
+    before = (tmp_path / "a" / WEIGHTS).read_bytes()
+    with torch.no_grad():
+        model.encoder.model.conv1[0].weight[0, 0, 0, 0] = -1e5
+    with pytest.raises(
+        ConfigError, match=r"encoder.model.conv1.0.weight holds values up to 1e\+05, half precisi"
+    ):
+        dabnn.save_pretrained(model, tmp_path / "a", half=True)
+    assert (tmp_path / "a" / WEIGHTS).read_bytes() == before
 
 
 @pytest.fixture
@@ -284,6 +308,15 @@ def test_configs_of_strangers_load_nothing_but_the_weights_beside_them(folder, v
     for function in ("torch.load", "torch.hub.load_state_dict_from_url", "timm.models._hub.hf_hub_download"):
         monkeypatch.setattr(function, never)
     with pytest.raises(ConfigError):
+        dabnn.from_pretrained(folder)
+
+
+def test_weights_that_cannot_be_read_are_named(folder, monkeypatch):
+    def refused(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("dabnn.pretrained.checksum", refused)
+    with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read: .*Permission denied"):
         dabnn.from_pretrained(folder)
 
 

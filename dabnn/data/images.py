@@ -22,25 +22,44 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
         DataError: If the file is missing, damaged, no image, or has more than 8 bits a channel.
     """
     with opened(path) as image:
-        if image.mode.startswith(("I", "F")):  # Pillow would clip to white what is above 255
-            raise DataError(
-                f"{path} has more than 8 bits a channel (mode {image.mode}): scale it to 8 bits as the "
-                "training images were"
-            )
+        return rgb_pixels(image, str(path))
+
+
+def rgb_pixels(image: PILImage.Image, name: str) -> npt.NDArray[np.uint8]:
+    """Return the RGB pixels (H, W, 3) of an image, turned upright as its EXIF tag says.
+
+    Args:
+        image: The image, perhaps not decoded yet.
+        name: What errors call it.
+
+    Raises:
+        DataError: If it is damaged, or has more than 8 bits a channel.
+    """
+    if image.mode.startswith(("I", "F")):  # Pillow would clip to white what is above 255
+        raise DataError(
+            f"{name} has more than 8 bits a channel (mode {image.mode}): scale it to 8 bits as the training "
+            "images were"
+        )
+    with _readable(name):
         return np.array(ImageOps.exif_transpose(image).convert("RGB"))
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[ImageFile]:
     """Open an image; whatever decoding raises inside the block becomes a `DataError`."""
+    with _readable(str(path)), PILImage.open(path) as image:
+        yield image
+
+
+@contextmanager
+def _readable(name: str) -> Iterator[None]:
     try:
-        with PILImage.open(path) as image:
-            yield image
+        yield
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"there is no image {path}") from None
+        raise DataError(f"there is no image {name}") from None
     except (OSError, SyntaxError, ValueError, PILImage.DecompressionBombError) as error:
         raise DataError(
-            f"{path} cannot be decoded ({error}): it is truncated or damaged; fetch or export it again."
+            f"{name} cannot be decoded ({error}): it is truncated or damaged; fetch or export it again."
         ) from error

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image as PILImage
 from torch import nn
+from torch.nn import functional as F
 
 import dabnn
 from dabnn.data import load_space
@@ -19,7 +22,10 @@ from dabnn.evaluation import predict_logits
 from dabnn.evaluation.inference import Predict
 from dabnn.experiments.overlay import Pixels, overlay, some_colors, with_legend
 from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
+from dabnn.preprocessing import scale_to_height
 from dabnn.pretrained import info_of
+
+Ids = Literal["train", "label"]
 
 
 def predict_images(
@@ -28,12 +34,14 @@ def predict_images(
     out: Path,
     dataset: str | None = None,
     *,
-    ids: bool = False,
+    ids: Ids | None = None,
+    full_size: bool = False,
     predict: Predict = predict_logits,
 ) -> dict[Path, str]:
     """Segment images with the branch of one dataset; write each as an overlay with a legend, or as ids.
 
-    Images are segmented at their own size, one by one; a broken one stops there and earlier pictures stay.
+    Images are segmented one by one; a broken one stops there and earlier pictures stay. The pictures have
+    the size of the images.
 
     Args:
         source: Folder of a finished training, or what `dabnn.from_pretrained` takes.
@@ -41,8 +49,11 @@ def predict_images(
         out: Folder of the pictures ``<stem>_overlay.png`` or ``<stem>.png``; created if absent.
         dataset: Whose branch to use; left out, for each image that of the dataset it is most like
             (`dabnn.guess_dataset`). Ids, whose meaning depends on it, need one if there are several.
-        ids: Write class ids as grey values; of the classes of Cityscapes its label ids, as its server
-            takes them.
+        ids: Write grey values: the class ids ("train"), or what stands for them in label files of Cityscapes
+            and KITTI ("label"), for the classes of Cityscapes only. Their servers want label ids, that of
+            BDD100K train ids.
+        full_size: Segment each image at its own size, not at the height of the images that the network was
+            trained on (`dabnn.preprocess`).
         predict: How logits come from images, see `dabnn.evaluation.evaluate_model`.
 
     Returns:
@@ -50,23 +61,24 @@ def predict_images(
 
     Raises:
         CheckpointError: If ``source`` holds no finished training, or one of its files is damaged.
-        ConfigError: If the dataset is none of the model's, or must be given.
+        ConfigError: If the dataset is none of the model's, or must be given, or has no label ids.
         DataError: If an image cannot be read, or two have the same stem.
     """
     model = load_model(source).to(device_of_evaluation())
     datasets = info_of(model).datasets
-    known = dataset is not None or ids or len(datasets) == 1
+    known = dataset is not None or ids is not None or len(datasets) == 1
     chosen = choose_branch(dataset, list(datasets), source, "--dataset") if known else None
-    files = _targets(images, out, "" if ids else "_overlay")
+    values = _values(datasets[chosen].classes, ids) if chosen is not None and ids is not None else None
+    files = _targets(images, out, "_overlay" if ids is None else "")
     used = {}
     for path, file in zip(images, files, strict=True):
         pixels = read_image(path)
         out.mkdir(parents=True, exist_ok=True)
-        used[file] = name = chosen or _most_like(model, pixels)
+        used[file] = name = chosen or _most_like(model, pixels, full_size=full_size)
         space = datasets[name]
-        segmented = segment(model, pixels, name, predict)
-        if ids:
-            picture = _values(space.classes)[segmented]
+        segmented = segment(model, pixels, name, predict, full_size=full_size)
+        if values is not None:
+            picture = values[segmented]
         else:
             palette = space.palette or some_colors(len(space.classes))
             picture = with_legend(overlay(pixels, segmented, palette), space.classes, palette)
@@ -74,30 +86,64 @@ def predict_images(
     return used
 
 
-def _most_like(model: nn.Module, pixels: Pixels) -> str:
-    """Return the dataset of a model that an image (H, W, 3) is most like."""
+def _most_like(model: nn.Module, pixels: Pixels, *, full_size: bool) -> str:
+    """Return the dataset of a model that an image (H, W, 3) is most like.
+
+    All branches see it at one size, the mean of the heights that they were trained at: the simplest choice,
+    which was not measured against others.
+    """
+    images = dabnn.preprocess(model, pixels)
+    heights = [dataset.size[0] for dataset in info_of(model).datasets.values() if dataset.size is not None]
+    if heights and not full_size:
+        images = scale_to_height(images, round(fmean(heights)))
     try:
-        guess = dabnn.guess_dataset(model, dabnn.preprocess(model, pixels))
+        guess = dabnn.guess_dataset(model, images)
     except NoBatchNormFoundError as error:
         raise ConfigError(f"say which dataset an image is like with --dataset: {error}") from error
     return str(guess.together)
 
 
 def segment(
-    model: nn.Module, pixels: Pixels, dataset: str, predict: Predict = predict_logits
+    model: nn.Module,
+    pixels: Pixels,
+    dataset: str,
+    predict: Predict = predict_logits,
+    *,
+    full_size: bool = False,
 ) -> npt.NDArray[np.int64]:
-    """Return the class ids (H, W) that a model of `load_model` gives an image (H, W, 3) of a dataset."""
+    """Return the class ids (H, W) that a model of `load_model` gives an image (H, W, 3) of a dataset.
+
+    Args:
+        model: The model.
+        pixels: The image.
+        dataset: Whose branch to use.
+        predict: See `predict_images`.
+        full_size: See `predict_images`.
+    """
+    images = dabnn.preprocess(model, pixels, dataset=None if full_size else dataset)
     with torch.inference_mode(), dabnn.use_dataset(model, dataset):
-        logits = predict(model, dabnn.preprocess(model, pixels))
+        logits = predict(model, images)
+    if logits.shape[-2:] != pixels.shape[:2]:
+        logits = F.interpolate(logits, pixels.shape[:2], mode="bilinear")
     ids: npt.NDArray[np.int64] = logits[0].argmax(0).cpu().numpy()
     return ids
 
 
-def _values(classes: Sequence[str]) -> Pixels:
-    """Return the grey value of each class id (C,)."""
-    if tuple(classes) == load_space("cityscapes").classes:
-        return load_space("cityscapes_label_ids").values()
-    return np.arange(len(classes), dtype=np.uint8)
+def _values(classes: Sequence[str], ids: Ids) -> Pixels:
+    """Return the grey value of each class id (C,).
+
+    Raises:
+        ConfigError: If label ids are asked for, and the classes are not those of Cityscapes.
+    """
+    if ids == "train":
+        return np.arange(len(classes), dtype=np.uint8)
+    space = load_space("cityscapes_label_ids")
+    if tuple(classes) != space.classes:
+        raise ConfigError(
+            "only the classes of Cityscapes have label ids, this dataset has others: write its class ids, "
+            "with --ids train"
+        )
+    return space.values()
 
 
 def _targets(images: Sequence[Path], out: Path, ending: str) -> list[Path]:

@@ -240,8 +240,14 @@ def _write_run(
         "rows": [asdict(row) for row in rows],
         "iou": {name: result.iou for name, result in results.items()},
         "datasets": {
-            name: {"classes": dataset.classes, "palette": dataset.palette}
+            name: {"classes": dataset.classes, "palette": dataset.palette, **_size_of(dataset)}
             for name, dataset in datasets.items()
         },
     }
     write_json(folder / "result.json", record)
+
+
+def _size_of(dataset: SegmentationDataset) -> dict[str, tuple[int, int]]:
+    """Return height and width of all images as "size", or nothing if they differ."""
+    sizes = {tuple(dataset[index]["image"].shape[-2:]) for index in range(len(dataset))}
+    return {"size": sizes.pop()} if len(sizes) == 1 else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import dabnn
-from dabnn.data import SegmentationDataset
+from dabnn.data import READERS, SegmentationDataset
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
@@ -23,6 +24,7 @@ from dabnn.experiments.methods import get_method
 from dabnn.extract import INFO
 from dabnn.files import read_safetensors
 from dabnn.models import DatasetInfo, ModelInfo
+from dabnn.models.info import PAPER
 from dabnn.pretrained import is_pretrained
 
 
@@ -116,23 +118,38 @@ def evaluate_run(
 
 
 def _datasets(config: Config, record: Mapping[str, Any]) -> dict[str, DatasetInfo]:
-    measured = {row["dataset"]: {"miou": row["miou"]} for row in record["rows"]}
+    measured = {row["dataset"]: row["miou"] for row in record["rows"]}
     return {
-        name: DatasetInfo(entry["classes"], entry["palette"], measured[name], config.datasets[name].evaluate)
+        name: DatasetInfo(
+            entry["classes"],
+            entry["palette"],
+            {"miou": measured[name]} if isfinite(measured[name]) else {},  # nan: no pixel had a label
+            config.datasets[name].evaluate,
+            entry.get("size"),  # earlier results do not say it
+            _licence(config.datasets[name].kind),
+        )
         for name, entry in record["datasets"].items()
     }
 
 
+def _licence(kind: str) -> str:
+    """Return the terms of a dataset, as far as its reader knows them: a folder may hold any data."""
+    return READERS[kind].licence if kind in READERS else ""
+
+
 def _info(config: Config, datasets: dict[str, DatasetInfo], record: Mapping[str, Any]) -> ModelInfo:
-    method, steps = get_method(record["rows"][0]["method"]), record["rows"][0]["steps"]
+    first = record["rows"][0]
+    method = get_method(first["method"])
+    imagenet = record["config"]["model"].get("weights") == "imagenet"
+    start = "ImageNet weights for the encoder" if imagenet else "random weights"
     return ModelInfo(
         datasets=datasets,
         mean=config.images.mean,
         std=config.images.std,
         name=config.name,
-        recipe=f"Method: {method.title}, {steps} steps. Images: {_listed(asdict(config.images))}. "
-        f"Training: {_listed(asdict(method.training(config)))}.",
-        paper="Cross-Dataset Collaborative Learning (Wang et al., AAAI 2022, arXiv:2103.11351)",
+        recipe=f"Method: {method.title}, {first['steps']} steps. Initialisation: {start}. "
+        f"Images: {_listed(asdict(config.images))}. Training: {_listed(asdict(method.training(config)))}.",
+        paper=PAPER if first["method"] == "cdcl" else "",
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dabnn.errors import ConfigError
+from dabnn.state_dict import load_checked
 
 
 def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:
@@ -25,6 +26,7 @@ def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:
 
     Raises:
         ConfigError: If there are none for this encoder, or they cannot be had.
+        CheckpointError: If the weights do not fit the encoder.
     """
     name = encoder.removeprefix("tu-")
     of_timm = hasattr(model, "backbone") or name != encoder
@@ -33,12 +35,8 @@ def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:
     path = "backbone" if hasattr(model, "backbone") else "encoder.model"
     backbone = model.get_submodule(path)
     weights = _packaged() if name == "tf_efficientnet_lite0" else _from_hub(name)
-    missing = sorted(backbone.state_dict().keys() - weights.keys())
-    if missing:
-        raise ConfigError(
-            f"the ImageNet weights of {name!r} lack {len(missing)} tensors, first {missing[0]!r}"
-        )
-    backbone.load_state_dict({key: weights[key] for key in backbone.state_dict()})
+    own = backbone.state_dict()
+    load_checked(backbone, {key: weight for key, weight in weights.items() if key in own})
 
 
 def _packaged() -> Mapping[str, Tensor]:

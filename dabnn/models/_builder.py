@@ -27,7 +27,8 @@ def create_model(
         pretrained: Load its weights, as `dabnn.from_pretrained` does.
         dataset_names: Names of the datasets; left out, those that the weights of that name are of.
         num_classes: Number of classes of each dataset.
-        arguments: Further arguments of the architecture, without weights only.
+        arguments: Further arguments of the architecture, instead of those that a name stands for; without
+            weights only.
 
     Raises:
         UnknownModelError: There is no model of that name.
@@ -39,8 +40,12 @@ def create_model(
         return dabnn.from_pretrained(name, dataset_names=dataset_names, num_classes=num_classes).train()
     entry = find_entry(name)
     build, convert = architecture(entry.architecture if entry is not None else name)
-    if dataset_names is None and num_classes is None and entry is not None:
-        dataset_names, num_classes = list(entry.datasets), list(entry.datasets.values())
+    if entry is not None:
+        info = entry.describe() if entry.folder is None else dabnn.get_pretrained_cfg(name)
+        arguments = {**(entry.arguments if info.build is None else info.build.source.arguments), **arguments}
+        if dataset_names is None and num_classes is None:
+            dataset_names = list(info.datasets)
+            num_classes = [len(dataset.classes) for dataset in info.datasets.values()]
     if dataset_names is None or num_classes is None or len(dataset_names) != len(num_classes):
         raise ValueError("give dataset_names and num_classes, one number for each name")
     plain = build(max(num_classes), **arguments)

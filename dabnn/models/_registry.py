@@ -13,7 +13,9 @@ from typing import Any
 
 from torch import nn
 
+from dabnn.data.spaces import load_space
 from dabnn.errors import UnknownModelError
+from dabnn.models.info import IMAGENET_MEAN, IMAGENET_STD, PAPER, DatasetInfo, ModelInfo
 
 Architecture = Callable[..., nn.Module]
 """Builds a plain model from ``num_classes`` and further keyword arguments."""
@@ -23,21 +25,32 @@ _ARCHITECTURES: dict[str, tuple[Architecture, Mapping[str, Any]]] = {}
 
 @dataclass(frozen=True)
 class Entry:
-    """Weights of a model, as ``zoo.json`` lists them.
+    """A model with a name, as ``zoo.json`` lists it.
+
+    Of weights inside the package ``config.json`` beside them says the rest: such an entry has a name, an
+    alias and a folder only.
 
     Attributes:
         name: ``architecture.tag``.
         alias: Short name.
         folder: Folder of the weights inside the package, or None.
-        repo: Repository on the Hugging Face Hub, or None.
-        datasets: The datasets of the model and their numbers of classes.
+        repo: Repository of the weights on the Hugging Face Hub, or None.
+        arguments: Arguments of the architecture that differ from its own defaults.
+        datasets: The label space of each dataset, see `dabnn.data.list_spaces`.
+        mean: Mean of each RGB channel of the input images in [0, 1].
+        std: Standard deviation of each channel.
+        paper: What it implements.
     """
 
     name: str
     alias: str
     folder: str | None = None
     repo: str | None = None
-    datasets: Mapping[str, int] = field(default_factory=dict)
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    datasets: Mapping[str, str] = field(default_factory=dict)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    paper: str = PAPER
 
     @property
     def architecture(self) -> str:
@@ -48,6 +61,12 @@ class Entry:
     def pretrained(self) -> bool:
         """Whether there are weights."""
         return self.folder is not None or self.repo is not None
+
+    def describe(self) -> ModelInfo:
+        """Return what ``zoo.json`` says of the model."""
+        spaces = {name: load_space(space) for name, space in self.datasets.items()}
+        datasets = {name: DatasetInfo(space.classes, space.palette) for name, space in spaces.items()}
+        return ModelInfo(datasets, self.mean, self.std, name=self.name, paper=self.paper)
 
 
 def register_model(function: Architecture | None = None, **convert: Any) -> Any:
@@ -85,13 +104,13 @@ def architecture(name: str) -> tuple[Architecture, Mapping[str, Any]]:
 
 @cache
 def entries() -> dict[str, Entry]:
-    """Return all weights by name."""
+    """Return all entries of ``zoo.json`` by name."""
     listed = json.loads((files("dabnn.models") / "zoo.json").read_text(encoding="utf-8"))
     return {name: Entry(name, **content) for name, content in listed.items()}
 
 
 def find_entry(name: str) -> Entry | None:
-    """Return the weights of a name or alias, if there is such a name."""
+    """Return the entry of a name or alias, if there is one."""
     return next((entry for entry in entries().values() if name in (entry.name, entry.alias)), None)
 
 

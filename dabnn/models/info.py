@@ -13,11 +13,17 @@ from pydantic.dataclasses import dataclass
 import dabnn
 from dabnn.errors import CheckpointError
 from dabnn.models.source import Source
-from dabnn.schema import STRICT, Name
+from dabnn.schema import STRICT, Count, Finite, Name, Positive, Share
 
 SCHEMA = 1
-HEAD = ("schema", "library", "version", "sha256")
+HEAD = ("schema", "library", "version")
+DEEPEST = 16
+"""Most levels of lists and mappings in a config; deeper ones would exhaust whoever walks through them."""
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+PAPER = "Cross-Dataset Collaborative Learning (Wang et al., AAAI 2022, arXiv:2103.11351)"
+
+Byte = Annotated[int, Field(ge=0, le=255)]
+Sha256 = Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -29,12 +35,16 @@ class DatasetInfo:
         palette: One RGB colour in [0, 255] per class, or none at all.
         metrics: Measured values by name, such as ``{"miou": 54.8}``, in percent.
         split: What they were measured on.
+        size: Height and width of the images that the model was trained and measured on, if they have one.
+        licence: Terms of the data.
     """
 
     classes: Annotated[tuple[str, ...], Field(min_length=1)]
-    palette: tuple[tuple[int, int, int], ...] = ()
-    metrics: dict[str, float] = field(default_factory=dict)
+    palette: tuple[tuple[Byte, Byte, Byte], ...] = ()
+    metrics: dict[str, Finite] = field(default_factory=dict)
     split: str = ""
+    size: tuple[Count, Count] | None = None
+    licence: str = ""
 
     @model_validator(mode="after")
     def _palette_fits(self) -> DatasetInfo:
@@ -64,7 +74,7 @@ class Build:
     norms: tuple[str, ...] = ()
     classifiers: tuple[str, ...] = ()
     share: Literal["affine", "statistics"] | None = None
-    momentum: float | None = None
+    momentum: Share | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -79,28 +89,32 @@ class ModelInfo:
         recipe: How it was trained.
         paper: What it implements.
         licence: Terms of the weights.
+        notes: What else to say of it, as Markdown.
         build: How to build it; told from the model when it is saved.
+        sha256: Checksum of the weights that it was written with, if it was; not compared.
     """
 
     datasets: Annotated[dict[Name, DatasetInfo], Field(min_length=1)]
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    mean: tuple[Finite, Finite, Finite] = IMAGENET_MEAN
+    std: tuple[Positive, Positive, Positive] = IMAGENET_STD
     name: str = ""
     recipe: str = ""
     paper: str = ""
     licence: str = ""
+    notes: str = ""
     build: Build | None = None
+    sha256: Sha256 = field(default="", compare=False)
 
 
-def to_json(info: ModelInfo, sha256: str) -> str:
-    """Return the text of ``config.json``, with the checksum of the weights."""
-    head = {"schema": SCHEMA, "library": "dabnn", "version": dabnn.__version__, "sha256": sha256}
+def to_json(info: ModelInfo) -> str:
+    """Return the text of ``config.json``."""
+    head = {"schema": SCHEMA, "library": "dabnn", "version": dabnn.__version__}
     content = head | asdict(info)
     return json.dumps(content, indent=1) + "\n"
 
 
-def from_json(text: str, where: str) -> tuple[ModelInfo, str]:
-    """Return what the text of a ``config.json`` says, and the checksum of the weights.
+def from_json(text: str, where: str) -> ModelInfo:
+    """Return what the text of a ``config.json`` says.
 
     Args:
         text: The text.
@@ -111,12 +125,14 @@ def from_json(text: str, where: str) -> tuple[ModelInfo, str]:
     """
     try:
         content: Any = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{where} is no JSON ({error}); get the file again") from error
+    if _is_deeper(content, DEEPEST):
+        raise CheckpointError(f"{where} is damaged: it is nested more than {DEEPEST} levels deep")
     if not isinstance(content, Mapping) or content.get("library") != "dabnn":
         raise CheckpointError(f"{where} is not of a model of dabnn")
     schema = content.get("schema")
-    if not isinstance(schema, int):
+    if type(schema) is not int:
         raise CheckpointError(f"{where} is damaged: schema: {schema!r} is no number")
     if schema > SCHEMA:
         raise CheckpointError(
@@ -125,9 +141,17 @@ def from_json(text: str, where: str) -> tuple[ModelInfo, str]:
         )
     fields = {key: value for key, value in content.items() if key not in HEAD}
     try:
-        return TypeAdapter(ModelInfo).validate_python(fields), str(content.get("sha256"))
+        return TypeAdapter(ModelInfo).validate_python(fields)
     except ValidationError as error:
         raise CheckpointError(f"{where} is damaged: {explain(error)}") from None
+
+
+def _is_deeper(value: Any, levels: int) -> bool:
+    """Return whether lists and mappings lie more than so many levels inside each other."""
+    if not isinstance(value, dict | list):
+        return False
+    items = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_is_deeper(item, levels - 1) for item in items)
 
 
 def explain(error: ValidationError) -> str:

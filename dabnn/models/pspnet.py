@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from dabnn.errors import ConfigError
+from dabnn.state_dict import load_checked
+
+PREFIXES = ("encoder.model.", "encoder.", "model.")
+"""Where the backbone is in models of segmentation-models-pytorch, and in its encoders that are timm's."""
+CLASSIFIERS = ("fc.", "classifier.")
 
 
 class PyramidPooling(nn.Module):
@@ -79,9 +88,7 @@ class PSPNet(nn.Module):
             "enlarge": enlarge,
         }
         self.enlarge = enlarge
-        self.backbone = timm.create_model(
-            backbone, features_only=True, output_stride=output_stride, out_indices=(-2, -1)
-        )
+        self.backbone = dilated_backbone(backbone, output_stride)
         before, last = self.backbone.feature_info.channels()
         self.pyramid = PyramidPooling(last, bins)
         self.bottleneck = conv_norm_act(self.pyramid.out_channels, channels, 3)
@@ -111,6 +118,40 @@ class PSPNet(nn.Module):
         if self.auxiliary is None or not self.training:
             return logits
         return {"out": logits, "aux": F.interpolate(self.auxiliary(before), size, mode="bilinear")}
+
+    def load_backbone(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Load the weights of an image classifier into the backbone; in a converted one, into every branch.
+
+        Args:
+            state_dict: Of the same model of timm or torchvision, whose classifier is left out, or of the
+                encoder of segmentation-models-pytorch; of a whole model of the latter the encoder is taken.
+
+        Raises:
+            CheckpointError: If names or shapes do not fit; nothing was loaded then.
+        """
+        prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in state_dict)), "")
+        own = {key.removeprefix(prefix): v for key, v in state_dict.items() if key.startswith(prefix)}
+        load_checked(self.backbone, {key: v for key, v in own.items() if not key.startswith(CLASSIFIERS)})
+
+
+def dilated_backbone(name: str, output_stride: int) -> Any:
+    """Return a timm model, without weights, that gives the features of its last two stages.
+
+    Raises:
+        ConfigError: If timm has no such model, or cannot dilate it.
+    """
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"did you mean {', '.join(near)}?" if near else "see timm.list_models()"
+        raise ConfigError(f"the installed timm has no backbone {name!r}; {hint}")
+    try:
+        return timm.create_model(name, features_only=True, output_stride=output_stride, out_indices=(-2, -1))
+    except Exception as error:  # each kind of model refuses in its own way
+        raise ConfigError(
+            f"backbone {name!r} cannot be dilated to output stride {output_stride}: PSPNet needs a "
+            "convolutional timm model that can, to 8, 16 or 32, such as resnet18 or tf_efficientnet_lite0 "
+            f"({error!r})"
+        ) from error
 
 
 def conv_norm_act(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from torch import nn
+import copy
+import warnings
+from collections import OrderedDict
+from typing import Any
+
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
 from dabnn.adapters import named_switches
-from dabnn.errors import ConfigError
+from dabnn.errors import ConfigError, DabnnError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
+from dabnn.layers.batch_norm import HOOKS
 from dabnn.libraries import find_classifiers, width_attribute
 from dabnn.models.info import Build, ModelInfo
 from dabnn.models.source import source_of
 from dabnn.plan import BATCH_NORMS
 from dabnn.selection import find_selection
+
+PROBES = (64, 224)
+"""Sides of the images that a model and its rebuild are compared on; some models take the second only."""
 
 
 def build_of(model: nn.Module) -> Build:
@@ -76,3 +86,72 @@ def widths_of(model: nn.Module) -> list[int]:
     plain = dabnn.extract_dataset(model, 0, copy=False)
     layer = plain.get_submodule(find_classifiers(plain)[0])
     return [getattr(layer, width_attribute(layer))] * len(find_selection(model).names)
+
+
+def check_rebuild(model: nn.Module, info: ModelInfo) -> None:
+    """Refuse a model that could be saved, but not loaded again as it is; it is not changed.
+
+    Compared are shapes, settings of layers and the outputs for one random image in eval mode, if the model
+    takes such an image.
+
+    Raises:
+        ConfigError: If ``info`` builds another model.
+    """
+    refusal = "this model could be saved, but not built again"
+    with torch.random.fork_rng():  # not on the meta device: some models cannot be built there
+        try:
+            new = rebuild(info)
+        except DabnnError as error:
+            raise ConfigError(f"{refusal}: {error}") from error
+        own, other = (_facts(each) for each in (model, new))
+        different = sorted(key for key in {*own, *other} if own.get(key) != other.get(key))
+        if different:
+            place = different[0]
+            raise ConfigError(
+                f"{refusal}: what its library builds differs at {len(different)} places, first {place!r}: "
+                f"{other.get(place)} instead of {own.get(place)}; was it changed after it was built?"
+            )
+        new.load_state_dict(model.state_dict())
+        if not _same_outputs(copy.deepcopy(model), new):
+            raise ConfigError(
+                f"{refusal}: what its library builds has the same layers, but other outputs; was an "
+                "attribute or a method changed after it was built? Give such settings to its class instead"
+            )
+
+
+def _facts(model: nn.Module) -> dict[str, str]:
+    """Return shapes of tensors and settings of layers, by path."""
+    shapes = {key: str(tuple(tensor.shape)) for key, tensor in model.state_dict().items()}
+    return shapes | {
+        path: f"{type(module).__name__}({module.extra_repr()})" for path, module in model.named_modules()
+    }
+
+
+def _same_outputs(model: nn.Module, new: nn.Module) -> bool:
+    """Compare two models, which are changed, as far as ``model`` takes images of the sizes tried."""
+    channels = next((m.in_channels for m in model.modules() if isinstance(m, nn.Conv2d)), 3)
+    for side in PROBES:
+        images = torch.rand(1, channels, side, side)
+        try:
+            expected = _output(model, images)
+        except Exception:  # each model refuses sizes in its own way
+            continue
+        try:
+            torch.testing.assert_close(
+                _output(new, images), expected, rtol=1e-2, atol=1e-4, equal_nan=True, check_stride=False
+            )
+        except Exception:
+            return False
+        return True
+    return True
+
+
+@torch.no_grad()
+def _output(model: nn.Module, images: Tensor) -> Any:
+    for module in model.modules():  # those of the user have no business here
+        vars(module).update((name, OrderedDict()) for name in HOOKS)
+    model = model.cpu().float().to(memory_format=torch.contiguous_format).eval()
+    torch.manual_seed(0)
+    with warnings.catch_warnings(), dabnn.use_dataset(model, 0):
+        warnings.simplefilter("ignore")
+        return model(images)

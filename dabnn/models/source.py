@@ -20,6 +20,7 @@ Library = Literal["dabnn", "segmentation_models_pytorch", "timm"]
 WORD = re.compile(r"[\w.+-]*")
 """What a string of a config may look like: no address and no folder, which libraries would load from."""
 BACKBONES = {"dabnn": "backbone", "segmentation_models_pytorch": "encoder_name"}
+"""Argument that names a model inside the model."""
 ENCODER_ARGUMENTS = ("output_stride",)
 """What encoders of segmentation-models-pytorch take besides the arguments of its classes."""
 
@@ -49,9 +50,12 @@ class Source:
         """
         factory = self._factory()
         self._check_arguments(factory)
-        number = "classes" if self.library == "segmentation_models_pytorch" else "num_classes"
+        arguments: dict[str, Any] = {**self.arguments, "num_classes": num_classes}
+        if self.library == "segmentation_models_pytorch":
+            arguments["classes"] = arguments.pop("num_classes")
+            arguments["encoder_weights"] = None  # left out, it would download some
         try:
-            model: nn.Module = factory(**self.arguments, **{number: num_classes})
+            model: nn.Module = factory(**arguments)
         except Exception as error:  # whatever a library makes of wrong arguments
             raise ConfigError(
                 f"{self.library} cannot build {self.name!r} with {dict(self.arguments)}: {error!r}"
@@ -122,18 +126,35 @@ def source_of(plain: nn.Module) -> Source:
     library = type(plain).__module__.partition(".")[0]
     if library == "dabnn" and hasattr(plain, "arguments"):
         own: Mapping[str, Any] = plain.arguments  # type: ignore[assignment]
-        return Source("dabnn", type(plain).__name__, dict(own))
+        return Source("dabnn", type(plain).__name__, _without_tag(own, "dabnn"))
     if library == "segmentation_models_pytorch" and hasattr(plain, "_hub_mixin_config"):
         config: Mapping[str, Any] = plain._hub_mixin_config  # type: ignore[assignment]
         arguments = {key: value for key, value in config.items() if key != "classes"}
         arguments["encoder_weights"] = None
+        arguments = _without_tag(arguments, "segmentation_models_pytorch")
         return Source("segmentation_models_pytorch", type(plain).__name__, arguments)
     if library == "timm" and getattr(plain, "pretrained_cfg", None):
-        cfg: Any = plain.pretrained_cfg
-        given: Mapping[str, Any] = getattr(plain, "_model_args", None) or {}
-        return Source("timm", cfg["architecture"], {k: v for k, v in given.items() if k != "num_classes"})
+        return _source_in_timm(plain)
     kind = f"{type(plain).__module__}.{type(plain).__name__}"
     raise ConfigError(
         f"dabnn cannot tell how to build a {kind} again: it knows the models of segmentation-models-pytorch, "
-        "timm and dabnn.models. Save its weights with safetensors.torch.save_model"
+        "timm and dabnn.models. Save its weights with safetensors.torch.save_model; to load them, build and "
+        "convert the model as before and call dabnn.load_state_dict"
     )
+
+
+def _source_in_timm(plain: nn.Module) -> Source:
+    cfg: Any = plain.pretrained_cfg
+    if not hasattr(plain, "_model_args"):  # it would be built again without them
+        raise ConfigError(
+            f"timm {timm.__version__} has not kept the arguments that this {cfg['architecture']} was built "
+            "with: build it with timm.create_model of timm >= 1.0.31"
+        )
+    given: Mapping[str, Any] = plain._model_args  # type: ignore[assignment]
+    return Source("timm", cfg["architecture"], {k: v for k, v in given.items() if k != "num_classes"})
+
+
+def _without_tag(arguments: Mapping[str, Any], library: Library) -> dict[str, Any]:
+    """Return arguments whose backbone is an architecture alone: its tag names weights."""
+    key = BACKBONES[library]
+    return {**arguments, key: str(arguments[key]).partition(".")[0]}

@@ -13,8 +13,12 @@ from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
 from dabnn.errors import ConfigError, DataError
 from dabnn.evaluation import predict_logits
-from dabnn.experiments.predict import _values, predict_images, segment
+from dabnn.evaluation.views import choose_views
+from dabnn.experiments.predict import Ids, _values, predict_images, segment
 from dabnn.experiments.saved import load_model, load_run
+
+HEIGHT, WIDTH = 64, 128
+"""Of the toy scenes that the runs were trained on."""
 
 
 @pytest.fixture
@@ -80,9 +84,73 @@ def test_without_a_name_each_image_gets_the_branch_it_is_most_like(
         assert used == name
 
 
-@pytest.mark.parametrize(("dataset", "ids"), [("nowhere", False), (None, True)])
+class Seen:
+    """Notes the size of the images that the network gets."""
+
+    def __init__(self) -> None:
+        self.sizes: list[tuple[int, ...]] = []
+
+    def __call__(self, model: nn.Module, images: Tensor) -> Tensor:
+        self.sizes.append(tuple(images.shape[-2:]))
+        return predict_logits(model, images)
+
+
+def test_images_are_segmented_at_the_height_of_the_training_images_and_drawn_at_their_own(
+    single_run: Path, tmp_path: Path
+) -> None:
+    large, small = save(tmp_path / "large.png", (1024, 512)), save(tmp_path / "small.png", (30, 32))
+    seen = Seen()
+    files = predict_images(single_run, [large, small], tmp_path / "out", ids="train", predict=seen)
+
+    assert seen.sizes == [(HEIGHT, WIDTH), (HEIGHT, 60)]
+    assert [read_image(file).shape[:2] for file in files] == [(512, 1024), (32, 30)]
+    seen = Seen()
+    predict_images(single_run, [large], tmp_path / "out", full_size=True, predict=seen)
+    assert seen.sizes == [(512, 1024)]
+
+
+def test_a_large_copy_of_a_training_image_is_segmented_as_the_image_is(
+    single_run: Path, tmp_path: Path
+) -> None:
+    scene = ToyStreets("oldtown", "val")[0]["image"].permute(1, 2, 0).numpy()
+    Image.fromarray(scene).save(tmp_path / "scene.png")
+    Image.fromarray(scene).resize((4 * WIDTH, 4 * HEIGHT), Image.Resampling.BILINEAR).save(
+        tmp_path / "big.png"
+    )
+    images = [tmp_path / "scene.png", tmp_path / "big.png"]
+    own, big = (
+        np.array(Image.open(f)) for f in predict_images(single_run, images, tmp_path / "o", ids="train")
+    )
+
+    assert (big[2::4, 2::4] == own).mean() > 0.95
+
+
+def test_scales_are_relative_to_the_size_of_the_training_images(single_run: Path, tmp_path: Path) -> None:
+    large = save(tmp_path / "large.png", (1024, 512))
+    seen: list[tuple[int, ...]] = []
+    model = load_model(single_run)
+    model.register_forward_pre_hook(lambda module, inputs: seen.append(tuple(inputs[0].shape[-2:])))
+    segment(model, read_image(large), "oldtown", choose_views([0.5, 2.0]))
+
+    assert seen == [(HEIGHT // 2, WIDTH // 2), (2 * HEIGHT, 2 * WIDTH)]
+
+
+def test_the_branch_is_guessed_at_the_mean_height_of_the_training_images(
+    cdcl_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+    guess = dabnn.guess_dataset
+    monkeypatch.setattr(dabnn, "guess_dataset", lambda m, x: seen.append(tuple(x.shape[-2:])) or guess(m, x))
+    large = save(tmp_path / "large.png", (1024, 512))
+    predict_images(cdcl_run, [large], tmp_path / "out")
+    predict_images(cdcl_run, [large], tmp_path / "out", full_size=True)
+
+    assert seen == [(HEIGHT, WIDTH), (512, 1024)]
+
+
+@pytest.mark.parametrize(("dataset", "ids"), [("nowhere", None), (None, "train")])
 def test_a_wrong_name_is_refused_and_ids_need_one(
-    cdcl_run: Path, photo: Path, tmp_path: Path, dataset: str | None, ids: bool
+    cdcl_run: Path, photo: Path, tmp_path: Path, dataset: str | None, ids: Ids | None
 ) -> None:
     with pytest.raises(ConfigError, match=r"northport.*oldtown.*sunvale.*--dataset"):
         predict_images(cdcl_run, [photo], tmp_path / "out", dataset, ids=ids)
@@ -90,7 +158,7 @@ def test_a_wrong_name_is_refused_and_ids_need_one(
 
 
 def test_ids_are_grey_values_of_classes(single_run: Path, photo: Path, tmp_path: Path) -> None:
-    (file,) = predict_images(single_run, [photo], tmp_path / "out", ids=True)
+    (file,) = predict_images(single_run, [photo], tmp_path / "out", ids="train")
 
     saved = load_run(single_run)
     (name,) = saved.datasets
@@ -109,7 +177,7 @@ def test_pictures_are_segmented_from_the_views_that_are_asked_for(
         logits[:, -1] = torch.inf
         return logits
 
-    (file,) = predict_images(single_run, [photo], tmp_path, ids=True, predict=last_class)
+    (file,) = predict_images(single_run, [photo], tmp_path, ids="train", predict=last_class)
 
     (known,) = load_run(single_run).datasets.values()
     assert (np.array(Image.open(file)) == len(known.classes) - 1).all()
@@ -124,11 +192,20 @@ def test_classes_without_colours_get_some(single_run: Path, photo: Path, tmp_pat
         assert len(picture.getcolors(100_000)) > 1
 
 
-def test_classes_of_cityscapes_are_written_as_its_label_ids() -> None:
+def test_classes_of_cityscapes_have_label_ids_and_train_ids() -> None:
     classes = load_space("cityscapes").classes
-    assert _values(classes)[[0, 1, 13, 18]].tolist() == [7, 8, 26, 33]
+    assert _values(classes, "label")[[0, 1, 13, 18]].tolist() == [7, 8, 26, 33]
     labels = pytest.importorskip("cityscapesscripts.helpers.labels").trainId2label
-    assert _values(classes).tolist() == [labels[k].id for k in range(19)]
+    assert _values(classes, "label").tolist() == [labels[k].id for k in range(19)]
+    assert _values(classes, "train").tolist() == list(range(19))
+
+
+def test_label_ids_of_other_classes_are_refused_before_anything_is_written(
+    single_run: Path, photo: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=r"only the classes of Cityscapes have label ids.*--ids train"):
+        predict_images(single_run, [photo], tmp_path / "out", ids="label")
+    assert not (tmp_path / "out").exists()
 
 
 def test_files_that_are_no_images_are_named(single_run: Path, photo: Path, tmp_path: Path) -> None:

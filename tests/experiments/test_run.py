@@ -49,6 +49,12 @@ CONFIG = parse_config(
 )
 
 
+@pytest.mark.parametrize(("widths", "size"), [((64, 64), {"size": (32, 64)}), ((64, 65), {})])
+def test_the_size_of_evaluation_images_is_noted_if_they_have_one(widths, size):
+    images = [{"image": torch.zeros(3, 32, width)} for width in widths]
+    assert run._size_of(images) == size
+
+
 ELSEWHERE = {"encoder_norms", "remap"}  # this decoder has no batch norm; these label spaces have no map
 
 

@@ -2,24 +2,33 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 import dabnn
-from dabnn.data import ToyStreets
+from dabnn.data import READERS, ToyStreets
 from dabnn.errors import CheckpointError, DataError
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.demo import DemoResult
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import evaluate_run, load_run
 from dabnn.experiments.toy_folders import write_folder
+from dabnn.pretrained import info_of
 
 
 @pytest.fixture
 def copied(cdcl_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(cdcl_run, tmp_path / "run"))
+
+
+def change(folder: Path, action: Callable[[dict[str, Any]], object]) -> None:
+    record = json.loads((folder / "result.json").read_text())
+    action(record)
+    (folder / "result.json").write_text(json.dumps(record))
 
 
 def test_a_loaded_run_measures_what_the_training_measured(
@@ -41,6 +50,39 @@ def test_a_loaded_run_knows_the_classes_colours_and_result_of_each_dataset(
     assert (known.classes, known.palette) == (toy.classes, toy.palette)
     assert known.metrics == {"miou": row.miou}
     assert known.split == "val"
+    assert known.size == (64, 128)
+    assert known.licence == ""
+
+
+def test_results_that_do_not_say_the_size_of_images_load(copied: Path) -> None:
+    change(copied, lambda record: record["datasets"]["oldtown"].pop("size"))
+
+    datasets = load_run(copied).datasets
+    assert [datasets[name].size for name in ("northport", "oldtown")] == [(64, 128), None]
+
+
+def test_terms_of_the_data_are_those_of_its_reader_and_unmeasured_datasets_have_no_value(
+    copied: Path,
+) -> None:
+    def changed(record: dict[str, Any]) -> None:
+        record["config"]["datasets"]["oldtown"]["kind"] = "camvid"
+        record["rows"][0]["miou"] = float("nan")
+
+    change(copied, changed)
+    datasets = load_run(copied).datasets
+    assert datasets["oldtown"].licence == READERS["camvid"].licence
+    assert datasets["northport"].metrics == {}
+
+
+def test_a_card_says_how_the_network_began_and_names_the_paper_for_its_method_only(
+    cdcl_run: Path, copied: Path
+) -> None:
+    info = info_of(load_run(copied).model)
+    assert "2103.11351" in info.paper
+    assert "Initialisation: random weights." in info.recipe
+    change(copied, lambda record: record["config"]["model"].update(weights="imagenet"))
+    assert "Initialisation: ImageNet weights for the encoder." in info_of(load_run(copied).model).recipe
+    assert info_of(load_run(cdcl_run.parent / "shared_bn-seed0").model).paper == ""
 
 
 @pytest.mark.parametrize("method", ["shared_bn-seed0", "single-seed0/oldtown"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import segmentation_models_pytorch as smp
 import timm
 import torch
+import torchvision
 from torch.nn import functional as F
 
 import dabnn
+from dabnn.errors import CheckpointError, ConfigError
 from dabnn.models import PSPNet
 from dabnn.training.batch import cross_entropy
 
@@ -62,9 +65,56 @@ def test_conversion_finds_both_classifiers_and_extraction_gives_a_pspnet_back():
     assert {name: output.shape[1] for name, output in outputs.items()} == {"out": 7, "aux": 7}
 
 
-def test_the_backbone_takes_the_weights_of_timms_model():
-    plain = timm.create_model("resnet18").state_dict()
+CLASSIFIERS = {
+    "timm": lambda: timm.create_model("resnet18"),
+    "smp": lambda: smp.encoders.get_encoder("resnet18", weights=None),
+    "smp of timm": lambda: smp.encoders.get_encoder("tu-resnet18", weights=None),
+    "whole smp": lambda: smp.FPN("resnet18", encoder_weights=None),
+    "whole smp of timm": lambda: smp.FPN("tu-resnet18", encoder_weights=None),
+    "torchvision": lambda: torchvision.models.resnet18(weights=None),
+}
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+def test_the_backbone_takes_the_weights_of_each_librarys_resnet(kind):
+    classifier = CLASSIFIERS[kind]()
     model = PSPNet("resnet18", **SMALL)
-    names = set(model.backbone.state_dict())
-    assert set(plain) - names == {"fc.weight", "fc.bias"}
-    model.backbone.load_state_dict({name: plain[name] for name in names})
+    model.load_backbone(classifier.state_dict())
+    net = getattr(classifier, "encoder", classifier)
+    net = getattr(net, "model", net)
+    assert torch.equal(model.backbone.layer4[1].conv2.weight, net.layer4[1].conv2.weight)
+    assert torch.equal(model.backbone.bn1.running_var, net.bn1.running_var)
+
+
+def test_every_branch_of_a_converted_backbone_takes_them():
+    model = dabnn.convert_to_dataset_aware(PSPNet("test_resnet", **SMALL), 2)
+    plain = timm.create_model("test_resnet", num_classes=7)
+    plain.bn1.running_mean.fill_(3)
+    model.load_backbone(plain.state_dict())
+    assert [branch.running_mean.unique().item() for branch in model.backbone.bn1.bns] == [3, 3]
+
+
+def test_weights_of_another_backbone_are_refused_before_any_is_loaded():
+    model = PSPNet("resnet18", **SMALL)
+    before = model.backbone.conv1.weight.clone()
+    weights = timm.create_model("resnet34").state_dict()
+    weights["layer0.weight"] = weights.pop("conv1.weight")
+    with pytest.raises(CheckpointError, match=r"nothing was loaded: missing conv1.weight; unexpected layer"):
+        model.load_backbone(weights)
+    assert torch.equal(model.backbone.conv1.weight, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet19", "timm has no backbone 'resnet19'; did you mean .*resnet18"),
+        (
+            "swin_tiny_patch4_window7_224",
+            "'swin.*' cannot be dilated to output stride 8: PSPNet needs a",
+        ),
+        ("vgg11", "'vgg11' cannot be dilated to output stride 8"),
+    ],
+)
+def test_backbones_that_do_not_fit_are_refused_with_what_is_needed(name, message):
+    with pytest.raises(ConfigError, match=message):
+        PSPNet(name)

@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 import dabnn
+from dabnn.data import load_space
 from dabnn.errors import ConfigError, UnknownModelError
 from dabnn.layers import DatasetAwareBatchNorm
 from dabnn.models import _registry
-from dabnn.models._registry import entries
+from dabnn.models._registry import Entry, entries
+from dabnn.models.source import source_of
 
 ALIASES = ("cdcl-pspnet-r18", "cdcl-pspnet-r101", "cdcl-pspnet-lite0", "cdcl-segformer-b0")
 
@@ -34,6 +36,27 @@ def test_a_model_is_built_by_its_alias_with_a_classifier_per_dataset(name):
         with dabnn.use_dataset(model, dataset), torch.no_grad():
             widths[dataset] = model(torch.zeros(1, 3, 64, 96)).shape[1:]
     assert widths == {d: (n, 64, 96) for d, n in {"cityscapes": 19, "camvid": 11, "idd": 7}.items()}
+
+
+def test_a_name_stands_for_arguments_that_the_user_may_change(monkeypatch):
+    entry = Entry("pspnet_lite0_os16.test", "test", datasets={"camvid": "camvid"}, arguments={"channels": 32})
+    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})
+    for given, channels in (({}, 32), ({"channels": 16}, 16)):
+        plain = dabnn.extract_dataset(dabnn.create_model("test", **given), "camvid")
+        assert source_of(plain).arguments["channels"] == channels
+        assert source_of(plain).arguments["output_stride"] == 16
+
+
+@pytest.mark.parametrize("entry", [e for e in entries().values() if not e.pretrained], ids=lambda e: e.alias)
+def test_what_a_model_without_weights_will_be_is_known(entry):
+    info = dabnn.get_pretrained_cfg(entry.alias)
+    assert (info.name, info.sha256) == (entry.name, "")
+    assert "2103.11351" in info.paper
+    assert list(info.datasets) == list(dabnn.get_pretrained_cfg(entry.name).datasets)
+    for name, space in entry.datasets.items():
+        assert info.datasets[name].classes == load_space(space).classes
+        assert info.datasets[name].palette == load_space(space).palette
+        assert info.datasets[name].metrics == {}
 
 
 def test_the_transformer_has_branches_for_its_layer_norms():
