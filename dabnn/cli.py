@@ -140,6 +140,9 @@ def evaluate(
     kind: Annotated[str | None, typer.Option(help="Its reader; default folder.")] = None,
     split: Annotated[str | None, typer.Option(help="Its split; default val.")] = None,
     branch: Annotated[str | None, typer.Option(help="Whose branch to measure there.")] = None,
+    label_map: Annotated[
+        Path | None, typer.Option("--map", help="Label map of your own, from its classes to those there.")
+    ] = None,
     recalibrate: Annotated[bool, typer.Option(help="First take the statistics of its images.")] = False,
     out: Annotated[
         Path | None, typer.Option(help="Folder for evaluation.csv, evaluation.md and evaluation.json.")
@@ -151,8 +154,8 @@ def evaluate(
     from dabnn.experiments.saved import evaluate_run
     from dabnn.experiments.zero_shot import evaluate_elsewhere
 
-    if on is None and (kind or split or branch or recalibrate):
-        raise typer.BadParameter("--kind, --split, --branch and --recalibrate need --on FOLDER")
+    if on is None and (kind or split or branch or label_map or recalibrate):
+        raise typer.BadParameter("--kind, --split, --branch, --map and --recalibrate need --on FOLDER")
     if on is not None and data is not None:
         raise typer.BadParameter(
             "--data is for the datasets of the run; --on FOLDER is a whole path: leave out --data"
@@ -165,7 +168,14 @@ def evaluate(
         else:
             kind, split = kind or "folder", split or "val"
             elsewhere = evaluate_elsewhere(
-                run, branch, on, kind=kind, split=split, recalibrate=recalibrate, predict=predict
+                run,
+                branch,
+                on,
+                kind=kind,
+                split=split,
+                label_map=label_map,
+                recalibrate=recalibrate,
+                predict=predict,
             )
             measured = {str(on): elsewhere}
         for name, entry in measured.items():

@@ -12,7 +12,7 @@ from dabnn.data.folder import FolderDataset
 from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
 from dabnn.data.loader import Batch, SeededLoader
-from dabnn.data.maps import LabelMap, list_maps, load_map, unite
+from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.pairs import PairDataset
 from dabnn.data.pascal_context import PascalContext
 from dabnn.data.readers import READERS, open_dataset
@@ -52,6 +52,7 @@ __all__ = [
     "load_map",
     "load_space",
     "open_dataset",
+    "read_map",
     "train_transform",
     "unite",
 ]

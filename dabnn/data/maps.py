@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -88,6 +89,26 @@ def load_map(source: str, target: str) -> LabelMap:
     content = json.loads(file.read_text(encoding="utf-8"))
     classes = load_space(source).classes, load_space(target).classes
     return LabelMap(*classes, content["classes"], content["source"])
+
+
+def read_map(file: Path, source: Sequence[str], target: Sequence[str]) -> LabelMap:
+    """Return the map of a JSON file ``{"classes": {SOURCE CLASS: TARGET CLASS or null}, "source": WHENCE}``.
+
+    Args:
+        file: The file, in the format of those that dabnn ships; "source" may be left out.
+        source: Classes that are mapped.
+        target: Classes that they are mapped to.
+
+    Raises:
+        DataError: The file is not there or has another format, or is not a map between these classes.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return LabelMap(tuple(source), tuple(target), dict(content["classes"]), content.get("source", ""))
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DataError(f'{file} is no label map {{"classes": {{...}}}}: {error!r}') from error
 
 
 def list_maps() -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ import dabnn.models
 from dabnn.convert import resize_classifier
 from dabnn.data import (
     READERS,
+    LabelSpace,
     RelabelledDataset,
     SeededLoader,
     SegmentationDataset,
@@ -27,6 +28,7 @@ from dabnn.data import (
     load_map,
     load_space,
     open_dataset,
+    read_map,
     train_transform,
 )
 from dabnn.errors import ConfigError
@@ -57,6 +59,19 @@ def build_dataset(config: Config, name: str, *, train: bool, data_dir: Path) -> 
     if entry.relabel is None:
         return dataset
     return relabelled(dataset, _space_of_files(config, name), entry.relabel)
+
+
+def remapped(
+    config: Config, name: str, other: str, own: SegmentationDataset, data_dir: Path
+) -> SegmentationDataset:
+    """Return the training split of another dataset in the classes of ``own``, the one called ``name``."""
+    dataset = build_dataset(config, other, train=True, data_dir=data_dir)
+    file = config.datasets[name].maps.get(other)
+    if file is None:
+        return relabelled(dataset, space_of(config, other), space_of(config, name))
+    ids = dict(enumerate(range(len(own.classes))))
+    space = LabelSpace(name, own.classes, own.palette, ids, frozenset({own.ignore_index}))
+    return RelabelledDataset(dataset, read_map(data_dir / file, dataset.classes, own.classes), space)
 
 
 def relabelled(dataset: SegmentationDataset, source: str, target: str) -> SegmentationDataset:

@@ -50,6 +50,9 @@ class DatasetConfig:
         space: Label space of the files, if it is not the reader's own: of a folder dataset that dabnn has
             maps for (`dabnn.data.list_maps`).
         relabel: Label space to train and evaluate in, instead of that of the files.
+        maps: Label maps from the classes of other datasets to those of this one, for label remapping: files
+            below the data directory (`dabnn.data.read_map`) by the name of the other dataset. Left out, those
+            that dabnn has.
         train: Training split.
         evaluate: Evaluation split.
         weight: Loss weight w_i (Eq. 3).
@@ -62,6 +65,7 @@ class DatasetConfig:
     ] = "folder"
     space: Name | None = None
     relabel: Name | None = None
+    maps: dict[Name, str] = field(default_factory=dict)
     train: str = "train"
     evaluate: str = "val"
     weight: NotNegative = 1.0

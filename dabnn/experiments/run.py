@@ -21,8 +21,7 @@ from dabnn.experiments.build import (
     build_scheduler,
     build_train_loader,
     data_directory,
-    relabelled,
-    space_of,
+    remapped,
 )
 from dabnn.experiments.config import Config
 from dabnn.experiments.losses import build_loss
@@ -159,13 +158,9 @@ def _recalibrate(
 
 
 def _training_split(config: Config, name: str, joined: Sequence[str], data_dir: Path) -> SegmentationDataset:
-    own, *others = (build_dataset(config, part, train=True, data_dir=data_dir) for part in (name, *joined))
-    if not joined:
-        return own
-    target = space_of(config, name)
-    sources = [space_of(config, part) for part in joined]
-    remapped = [relabelled(part, source, target) for part, source in zip(others, sources, strict=True)]
-    return JoinedDataset([own, *remapped], name)
+    own = build_dataset(config, name, train=True, data_dir=data_dir)
+    others = [remapped(config, name, other, own, data_dir) for other in joined]
+    return JoinedDataset([own, *others], name) if others else own
 
 
 def build_trainer(

@@ -8,7 +8,15 @@ from pathlib import Path
 from torch import Tensor, nn
 
 import dabnn
-from dabnn.data import LabelMap, SegmentationDataset, find_space, list_maps, load_map, open_dataset
+from dabnn.data import (
+    LabelMap,
+    SegmentationDataset,
+    find_space,
+    list_maps,
+    load_map,
+    open_dataset,
+    read_map,
+)
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
@@ -63,6 +71,7 @@ def evaluate_elsewhere(
     *,
     kind: str = "folder",
     split: str = "val",
+    label_map: Path | None = None,
     recalibrate: bool = False,
     predict: Predict = predict_logits,
 ) -> Measured:
@@ -77,6 +86,8 @@ def evaluate_elsewhere(
         root: Folder of the other dataset.
         kind: Its reader, see `dabnn.data.READERS`.
         split: Its split.
+        label_map: File of a label map of one's own, from the classes of the branch to those of the dataset,
+            see `dabnn.data.read_map`.
         recalibrate: See `evaluate_branch`.
         predict: See `evaluate_branch`.
 
@@ -88,8 +99,10 @@ def evaluate_elsewhere(
     saved = load_run(folder)
     name = choose_branch(branch, list(saved.datasets), folder, "--branch")
     dataset: SegmentationDataset = open_dataset(kind, root, split)
-    ours, theirs = find_space(saved.datasets[name].classes), find_space(dataset.classes)
-    forward, backward = _shipped_map(ours, theirs), _shipped_map(theirs, ours)
+    classes = saved.datasets[name].classes
+    ours, theirs = find_space(classes), find_space(dataset.classes)
+    own = None if label_map is None else read_map(label_map, classes, dataset.classes)
+    forward, backward = own or _shipped_map(ours, theirs), _shipped_map(theirs, ours)
     used = forward or backward
     turned = backward if forward is None else None
     if turned is not None:
@@ -130,8 +143,8 @@ def _check_classes(
     text = f"branch {branch!r} has the classes {list(classes)}, {dataset.name!r} has {list(dataset.classes)}"
     if label_map is None:
         raise DataError(
-            f"{text}, and there is no label map between them. {_known_maps(classes)}; for one of your own "
-            "call dabnn.experiments.zero_shot.evaluate_branch with label_map=dabnn.data.LabelMap(...)"
+            f"{text}, and there is no label map between them. {_known_maps(classes)}; one of your own "
+            "is given with --map"
         )
     raise DataError(f"{text}: the label map from {list(source)} to {list(target)} is not between them")
 

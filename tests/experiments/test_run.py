@@ -130,6 +130,16 @@ def test_finetuning_starts_from_the_network_of_the_other_dataset(data_dir, tmp_p
         assert parameter.requires_grad == (".bns.1." in key or ".heads.1." in key), key
 
 
+def test_label_remapping_with_a_map_of_ones_own(data_dir, tmp_path, monkeypatch):
+    north, sun = (FolderDataset(data_dir / name, "train") for name in CITIES)
+    (data_dir / "map.json").write_text(json.dumps({"classes": dict.fromkeys(north.classes, sun.classes[1])}))
+    data = to_dict(CONFIG)
+    data["datasets"]["sunvale"]["maps"] = {"northport": "map.json"}
+    mixed = run._training_split(parse_config(data), "sunvale", ("northport",), data_dir)
+    assert (len(mixed), mixed.classes) == (len(north) + len(sun), sun.classes)
+    assert set(mixed[len(sun)]["mask"].unique().tolist()) <= {1, 255}
+
+
 @pytest.mark.data
 def test_label_remapping_mixes_the_other_datasets_in(data_root, tmp_path):
     parts = {"train": "val", "evaluate": "val"}

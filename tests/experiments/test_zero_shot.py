@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -152,10 +153,33 @@ def test_own_classes_need_no_notes(saved, tmp_path):
 def test_without_any_map_those_of_the_branch_are_listed(saved, tmp_path):
     write_folder({"val": NORTHPORT}, tmp_path / "there")
     run = run_in("idd_lite", saved, tmp_path / "run")
-    with pytest.raises(DataError, match=r"cityscapes to idd_lite, idd to idd_lite; .*label_map=.*LabelMap"):
+    with pytest.raises(DataError, match=r"cityscapes to idd_lite, idd to idd_lite; .*--map"):
         evaluate_elsewhere(run, "sunvale", tmp_path / "there")
-    with pytest.raises(DataError, match=r"no label space that dabnn has maps for; .*label_map=.*LabelMap"):
+    with pytest.raises(DataError, match=r"no label space that dabnn has maps for; .*--map"):
         evaluate_elsewhere(saved, "sunvale", tmp_path / "there")
+
+
+def test_a_label_map_of_ones_own(saved, tmp_path):
+    write_folder({"val": NORTHPORT}, tmp_path / "there")
+    there = FolderDataset(tmp_path / "there", "val")
+    classes = load_run(saved).datasets["sunvale"].classes
+    file = tmp_path / "map.json"
+    content = dict.fromkeys(classes, there.classes[0])
+    file.write_text(json.dumps({"classes": content}))
+    measured = evaluate_elsewhere(saved, "sunvale", tmp_path / "there", label_map=file)
+    assert measured.unmatched == there.classes[1:]
+    expected = evaluate_branch(
+        load_run(saved), "sunvale", there, label_map=LabelMap(classes, there.classes, content)
+    )
+    assert measured.result.miou == expected.miou
+    for text, message in (
+        ("{}", "is no label map"),
+        ('{"classes": 3}', "is no label map"),
+        ('{"classes": {}}', f"{file}: a label map must map every class"),
+    ):
+        file.write_text(text)
+        with pytest.raises(DataError, match=re.escape(message)):
+            evaluate_elsewhere(saved, "sunvale", tmp_path / "there", label_map=file)
 
 
 def test_recalibration_changes_the_result_and_leaves_the_run_as_it_was(saved):
