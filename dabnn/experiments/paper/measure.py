@@ -33,11 +33,20 @@ def measure_line(
         branch = _branch(config, line, column)
         folder = folder_of(config, line.method, seed, branch, runs)
         (own,) = (row for row in read_rows(folder) if row.dataset == branch)
-        if branch == column and not line.recalibrate:
-            miou = own.miou
-        else:
-            miou = _measured(config, folder, branch, column, line.recalibrate, data_dir)
+        file = measured_file(config, line, seed, column, runs)
+        miou = (
+            own.miou if file is None else _measured(config, file, branch, column, line.recalibrate, data_dir)
+        )
         yield Row(line.key(list(config.datasets)), column, seed, own.steps, miou)
+
+
+def measured_file(config: Config, line: Line, seed: int, column: str, runs: Path) -> Path | None:
+    """Return the file of what a line measures on a column, if that is more than its training's own result."""
+    branch = _branch(config, line, column)
+    if branch == column and not line.recalibrate:
+        return None
+    name = f"{branch}-on-{column}" + ("-recalibrated" if line.recalibrate else "")
+    return folder_of(config, line.method, seed, branch, runs) / MEASURED / f"{name}.json"
 
 
 def check_line(config: Config, line: Line, columns: list[str]) -> None:
@@ -68,10 +77,9 @@ def _branch(config: Config, line: Line, column: str) -> str:
 
 
 def _measured(
-    config: Config, folder: Path, branch: str, column: str, recalibrate: bool, data_dir: Path | None
+    config: Config, file: Path, branch: str, column: str, recalibrate: bool, data_dir: Path | None
 ) -> float:
-    name = f"{branch}-on-{column}" + ("-recalibrated" if recalibrate else "")
-    file = folder / MEASURED / f"{name}.json"
+    folder = file.parents[1]
     entry = asdict(config.datasets[column] if column in config.datasets else config.held_out[column])
     root = data_directory(config, data_dir)
     dataset = build_dataset(config, column, train=False, data_dir=root)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import product
 from pathlib import Path
 
 from dabnn.errors import ConfigError, DataError
@@ -10,7 +11,7 @@ from dabnn.experiments.build import build_dataset, data_directory
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot
 from dabnn.experiments.paper.distributions import FIGURE_SEEDS, write_figure
-from dabnn.experiments.paper.measure import MEASURED, check_line, folder_of, measure_line
+from dabnn.experiments.paper.measure import check_line, folder_of, measure_line, measured_file
 from dabnn.experiments.paper.multiplications import write_costs
 from dabnn.experiments.paper.plan import Training, plan_trainings
 from dabnn.experiments.paper.rendering import beside_paper, compare
@@ -126,23 +127,29 @@ def _reproduce(
         for line in table.lines:
             run_method(config, line.method, seed, runs, data_dir=data_dir, callbacks=callbacks)
             rows += measure_line(config, line, seed, columns, runs, data_dir)
-    write_rows(out / f"{name}.csv", rows, config, _environments(table, config, seeds, runs))
+    write_rows(out / f"{name}.csv", rows, config, _environments(table, config, columns, seeds, runs))
     bar_plot(out / f"{name}.svg", table.title, compare(table, config, rows))
     file = out / f"{name}.md"
     file.write_text(f"# {table.title}\n\n{beside_paper(table, config, rows)}")
     return file
 
 
-def _environments(table: Table, config: Config, seeds: Iterable[int], runs: Path) -> list[dict[str, str]]:
-    folders = {
-        folder_of(config, line.method, seed, name, runs)
-        for line in table.lines
-        for seed in seeds
+def _environments(
+    table: Table, config: Config, columns: Iterable[str], seeds: Iterable[int], runs: Path
+) -> list[dict[str, str]]:
+    """Return the environments of all trainings of a table, and of what was measured with them since."""
+    lines = list(product(table.lines, seeds))
+    files = {
+        folder_of(config, line.method, seed, name, runs) / "result.json"
+        for line, seed in lines
         for name in config.datasets
     }
-    files = [folder / "result.json" for folder in sorted(folders)]
-    files += [file for folder in sorted(folders) for file in (folder / MEASURED).glob("*.json")]
-    records = [read_json(file) for file in files]
+    files |= {
+        file
+        for (line, seed), column in product(lines, columns)
+        if (file := measured_file(config, line, seed, column, runs)) is not None
+    }
+    records = [read_json(file) for file in sorted(files)]
     return [record["environment"] for record in records if record is not None]
 
 

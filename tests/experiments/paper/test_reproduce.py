@@ -212,6 +212,17 @@ def test_a_measurement_is_repeated_with_other_data(small, tmp_path):
     assert after["miou"] == before["miou"]
 
 
+def test_what_another_version_measured_for_another_table_is_no_matter(small, tmp_path):
+    reproduce("table6", tmp_path, config=small)
+    for file in tmp_path.rglob("measured/*.json"):
+        record = json.loads(file.read_text())
+        del record["environment"], record["of"]["weights"]
+        file.write_text(json.dumps(record))
+    reproduce("table3", tmp_path, seeds=[0], config=small)
+    (table,) = reproduce("table6", tmp_path, config=small)
+    assert json.loads(table.with_suffix(".json").read_text())["environments"]
+
+
 def test_a_measurement_is_repeated_with_other_weights_and_says_which_version_made_it(small, tmp_path):
     (table,) = reproduce("table6", tmp_path, config=small)
     record = json.loads(table.with_suffix(".json").read_text())
