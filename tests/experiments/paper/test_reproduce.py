@@ -197,7 +197,7 @@ def test_a_missing_label_map_is_found_before_any_training(small, tmp_path, monke
 
 
 def test_a_held_out_split_with_other_classes_is_refused(small, tmp_path):
-    with pytest.raises(DataError, match="no label map from one to the other"):
+    with pytest.raises(DataError, match="there is no label map between them"):
         reproduce("table2", tmp_path, seeds=[0], config=held_out(small, "sunvale", branch="oldtown"))
 
 
