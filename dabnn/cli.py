@@ -91,6 +91,7 @@ def train(
     lines = [[row.method, row.dataset, str(row.seed), str(row.steps), f"{row.miou:.2f}"] for row in rows]
     _print_table(f"mIoU %, {experiment.name}", columns, lines)
     console.print(f"written to {table}", markup=False, highlight=False, soft_wrap=True)
+    processes().destroy_process_group()  # else a process that ends first may make another abort
 
 
 @app.command()

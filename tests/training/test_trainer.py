@@ -39,7 +39,7 @@ def test_it_is_in_the_public_namespace() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"backward": "both"}, r"backward must be one of \('per_dataset', 'joint', 'fused', 'mixed'\), got 'both'"),
+        ({"backward": "both"}, r"backward must be one of \('per_dataset', .*'mixed'\), got 'both'"),
         ({"update": "never"}, "update must be one of"),
         ({"precision": "fp8"}, "precision must be one of"),
         ({"clip_norm": 0}, "clip_norm must be positive"),
