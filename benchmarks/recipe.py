@@ -25,6 +25,7 @@ from dabnn.experiments.run import run_method
 def main(
     configs: Annotated[list[Path], typer.Argument(help="YAML files, one for each recipe.")],
     seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006 (typer)
+    method: Annotated[list[str], typer.Option(help="Method; repeat for several.")] = list(METHODS),
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/recipe"),
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
 ) -> None:
@@ -34,10 +35,10 @@ def main(
         for path in configs:
             config = on_train(load_config(path))
             for number in seed:
-                for method in METHODS:
-                    rows = run_method(config, method, number, out / config.name, data_dir=data)
+                for name in method:
+                    rows = run_method(config, name, number, out / config.name, data_dir=data)
                     results = [(row.dataset, row.seed, row.steps, f"{row.miou:.2f}") for row in rows]
-                    writer.writerows((path.stem, method, *result) for result in results)
+                    writer.writerows((path.stem, name, *result) for result in results)
                     file.flush()
     (RESULTS / "recipe.json").write_text(json.dumps(environment(), indent=1) + "\n")
 
