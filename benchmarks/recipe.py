@@ -25,7 +25,7 @@ from dabnn.experiments.run import run_method
 def main(
     configs: Annotated[list[Path], typer.Argument(help="YAML files, one for each recipe.")],
     seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],  # noqa: B006 (typer)
-    method: Annotated[list[str], typer.Option(help="Method; repeat for several.")] = list(METHODS),
+    method: Annotated[list[str], typer.Option(help="Method; repeat for several.")] = list(METHODS),  # noqa: B006 (typer)
     out: Annotated[Path, typer.Option(help="Folder of the runs.")] = Path("runs/recipe"),
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
 ) -> None:
