@@ -122,6 +122,8 @@ class TrainingConfig:
         momentum: Momentum of SGD.
         weight_decay: Weight decay.
         loss: "cross_entropy", as in the paper, or its sum with one of segmentation-models-pytorch's losses.
+        teacher: A model whose predictions are learned too: the folder of a finished training, or what
+            `dabnn.from_pretrained` takes. See `dabnn.experiments.distillation`.
         schedule: "poly" (power 0.9), "cosine" or "constant".
         warmup: Steps of linear warm-up.
         backward: How gradients are computed, see `dabnn.training.step`.
@@ -142,6 +144,7 @@ class TrainingConfig:
     momentum: Share = 0.9
     weight_decay: NotNegative = 1e-4
     loss: Literal["cross_entropy", "dice", "lovasz", "focal"] = "cross_entropy"
+    teacher: str | None = None
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: Natural = 0
     backward: Literal["per_dataset", "joint", "fused", "mixed"] = "per_dataset"

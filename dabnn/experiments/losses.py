@@ -1,4 +1,4 @@
-"""The loss of an experiment: the paper's, or its sum with another one."""
+"""The losses of an experiment: the paper's, or its sum with others."""
 
 from __future__ import annotations
 
@@ -9,13 +9,28 @@ from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor
 
 from dabnn.data.batch import Batch, target_of
-from dabnn.experiments.config import TrainingConfig
+from dabnn.experiments.config import Config, TrainingConfig
+from dabnn.experiments.distillation import distilled, load_teacher
 from dabnn.training import cross_entropy
 from dabnn.training.batch import IGNORE_INDEX, LossFunction
 
 EXTRA = {"dice": DiceLoss, "focal": FocalLoss, "lovasz": LovaszLoss}
 AUXILIARY = 0.4
 """Weight of the loss of an auxiliary head (Zhao et al., 2017)."""
+
+
+def build_losses(config: Config, widths: Mapping[str, int]) -> dict[str, LossFunction]:
+    """Return the loss of each dataset of an experiment, with a teacher if it has one.
+
+    Args:
+        config: The experiment.
+        widths: Number of classes of each dataset.
+    """
+    loss = build_loss(config.training)
+    if config.training.teacher is None:
+        return dict.fromkeys(widths, loss)
+    teacher = load_teacher(config.training.teacher, widths, config.images)
+    return {name: distilled(loss, teacher, name) for name in widths}
 
 
 def build_loss(config: TrainingConfig) -> LossFunction:

@@ -24,7 +24,7 @@ from dabnn.experiments.build import (
     remapped,
 )
 from dabnn.experiments.config import Config
-from dabnn.experiments.losses import build_loss
+from dabnn.experiments.losses import build_losses
 from dabnn.experiments.methods import Network, get_method
 from dabnn.experiments.recalibration import recalibrate_on
 from dabnn.experiments.results import Row, environment, identity, is_of, read_json, read_rows, write_json
@@ -187,8 +187,9 @@ def build_trainer(
     training = settings.training(config)
     sizes = {name: len(dataset) for name, dataset in datasets.items()}
     weights, ratios = settings.dataset_weights(sizes), settings.dataset_ratios(sizes)
-    torch.manual_seed(seed)
     widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
+    losses = build_losses(config, widths)
+    torch.manual_seed(seed)
     if start is None:
         model = build_model(config, widths, convert=settings.conversion(config.model))
     else:
@@ -197,7 +198,7 @@ def build_trainer(
         model,
         {name: build_train_loader(config, dataset, seed) for name, dataset in datasets.items()},
         optimizer=build_optimizer(training, model),
-        loss=build_loss(training),
+        loss=losses,
         scheduler=partial(build_scheduler, training),
         backward=training.backward,
         update=settings.update,
