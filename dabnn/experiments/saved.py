@@ -155,7 +155,10 @@ def _info(config: Config, datasets: dict[str, DatasetInfo], record: Mapping[str,
 
 def _listed(settings: Mapping[str, Any]) -> str:
     hidden = ("mean", "std", "steps", "workers", "checkpoint_every")
-    return ", ".join(f"{key} {value}" for key, value in settings.items() if key not in hidden)
+    used = {key: value for key, value in settings.items() if key not in hidden}
+    return ", ".join(
+        f"{key} {value}" for key, value in used.items() if value is not None and value is not False
+    )
 
 
 def choose_branch(branch: str | None, names: list[str], run: str | Path, option: str) -> str:
