@@ -18,7 +18,6 @@ import typer
 from learning_rate import METHODS, RESULTS, on_train
 
 from dabnn.experiments.config import load_config
-from dabnn.experiments.results import environment
 from dabnn.experiments.run import run_method
 
 
@@ -40,7 +39,9 @@ def main(
                     results = [(row.dataset, row.seed, row.steps, f"{row.miou:.2f}") for row in rows]
                     writer.writerows((path.stem, name, *result) for result in results)
                     file.flush()
-    (RESULTS / "recipe.json").write_text(json.dumps(environment(), indent=1) + "\n")
+    made = [json.loads(file.read_text())["environment"] for file in sorted(out.rglob("result.json"))]
+    different = [made[i] for i in range(len(made)) if made[i] not in made[:i]]
+    (RESULTS / "recipe.json").write_text(json.dumps({"trained_by": different}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

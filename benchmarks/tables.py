@@ -41,6 +41,8 @@ def table(name: str) -> str:
         records = [record for record in records if record["split"] == "evaluation"]
     if name == "new_city":
         return new_city(records)
+    if name == "recipe":
+        return recipe(records)
     if "miou" not in records[0]:
         return markdown(list(records[0]), [list(record.values()) for record in records])
     rows = [
@@ -66,6 +68,23 @@ def new_city(records: list[dict[str, str]]) -> str:
             cells.append(f"{fmean(values):.1f}{spread}" if values else "")
         lines.append([way.replace("_", " "), lr if float(lr) else "", *cells])
     return markdown(["mIoU %", "learning rate", *datasets], lines)
+
+
+def recipe(records: list[dict[str, str]]) -> str:
+    """Return the table of `recipe.py`: each recipe, and how far its mean is above that of the first one."""
+    datasets = list(dict.fromkeys(record["dataset"] for record in records))
+    methods = list(dict.fromkeys(record["method"] for record in records))
+    lines: list[list[str]] = []
+    for method in methods:
+        base = None
+        for name in dict.fromkeys(record["recipe"] for record in records):
+            of = [r for r in records if (r["recipe"], r["method"]) == (name, method)]
+            values = [fmean(float(r["miou"]) for r in of if r["dataset"] == dataset) for dataset in datasets]
+            base = base or fmean(values)
+            cells = [f"{value:.1f}" for value in [*values, fmean(values)]]
+            gain = f"{fmean(values) - base:+.1f}" if lines and lines[-1][1] == method else ""
+            lines.append([name, method, of[0]["steps"], *cells, gain])
+    return markdown(["recipe", "method", "steps", *datasets, "mean", "gain"], lines)
 
 
 if __name__ == "__main__":
