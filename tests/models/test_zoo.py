@@ -69,7 +69,7 @@ def test_the_transformer_has_branches_for_its_layer_norms():
 def test_models_are_listed_by_patterns_of_either_name():
     assert dabnn.list_models("*r18*") == ["pspnet_resnet18_os8.cdcl"]
     assert dabnn.list_models("pspnet_resnet18*") == ["pspnet_resnet18_os8", "pspnet_resnet18_os8.cdcl"]
-    assert dabnn.list_models(pretrained=True) == [n for n, entry in entries().items() if entry.pretrained]
+    assert dabnn.list_models(pretrained=True) == sorted(n for n, e in entries().items() if e.pretrained)
 
 
 def test_unknown_names_get_the_nearest_ones():
