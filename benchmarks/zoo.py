@@ -1,24 +1,26 @@
 """Measure networks of the zoo, and the single-dataset networks of the same recipe, on the evaluation splits.
 
 Each network as it was trained; with its parameters rounded to half precision, as the package stores them; and
-averaged over three sizes of the image and their mirror images.
+averaged over three sizes of the image (1, 1.25 and 1.5) and their mirror images.
 
 Run: python benchmarks/zoo.py RUN ... --name zoo_lite0
     (RUN: folders such as runs/zoo_lite0/cdcl-seed0 and runs/zoo_lite0/single-seed0)
-Writes: benchmarks/results/NAME.csv (mIoU in percent) and NAME.json (versions, commit, runs).
+Writes: its lines into benchmarks/results/NAME.csv (mIoU in percent), beside those of other calls, and
+    NAME.json (versions, commits).
 """
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated
 
 import typer
+from merge import merge
 
 from dabnn.evaluation import predict_logits, predict_scales
 from dabnn.evaluation.inference import Predict
@@ -38,23 +40,14 @@ def main(
     name: Annotated[str, typer.Option(help="Name of the table.")],
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
 ) -> None:
-    table = []
-    for run in runs:
-        for weights, views in MEASURED:
-            miou = dict(measure(run, weights, views, data))
-            values = {dataset: f"{value:.2f}" for dataset, value in miou.items()}
-            line = {"network": run.name, "parameters": weights, "views": views, **values}
-            table.append(line | {"mean": f"{fmean(miou.values()):.2f}"})
-            print(table[-1])
-    with (RESULTS / f"{name}.csv").open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(table[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(table)
-    made = [
-        json.loads((part / "result.json").read_text())["environment"] for run in runs for part in parts(run)
-    ]
-    settings = {"scales": SCALES, "trained_by": made}
-    (RESULTS / f"{name}.json").write_text(json.dumps(environment() | settings, indent=1) + "\n")
+    for run, (weights, views) in product(runs, MEASURED):
+        miou = dict(measure(run, weights, views, data))
+        values = {dataset: f"{value:.2f}" for dataset, value in miou.items()}
+        line = {"network": run.name, "parameters": weights, "views": views, **values}
+        line |= {"mean": f"{fmean(miou.values()):.2f}"}
+        print(line)
+        made = [json.loads((part / "result.json").read_text())["environment"] for part in parts(run)]
+        merge(RESULTS / f"{name}.csv", [line], ("network", "parameters", "views"), [environment(), *made])
 
 
 def parts(run: Path) -> list[Path]:

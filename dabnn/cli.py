@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -101,6 +101,9 @@ def reproduce(
         str, typer.Option(help="small (three small datasets, on a CPU) or paper (the full datasets).")
     ] = "small",
     seed: Annotated[list[int] | None, typer.Option(help="Seed; repeatable; default the table's.")] = None,
+    method: Annotated[
+        list[str], typer.Option(help="Only the lines of this method, and CDCL; repeatable.")
+    ] = [],
     out: Out = Path("runs/reproduce"),
     data: Data = None,
     plan: Annotated[bool, typer.Option(help="Only say what would be trained.")] = False,
@@ -111,7 +114,8 @@ def reproduce(
     from dabnn.training import ProgressBar
 
     with _readable_errors():
-        trainings = {t.folder: t for name in table for t in plan_table(name, out, scale=scale, seeds=seed)}
+        chosen: dict[str, Any] = {"scale": scale, "seeds": seed, "methods": method}
+        trainings = {t.folder: t for name in table for t in plan_table(name, out, **chosen)}
         missing = [training for training in trainings.values() if not training.finished]
         batches = sum(training.batches for training in missing)
         text = f"{len(trainings)} trainings, {len(missing)} to do: {batches:,} batches"
@@ -121,9 +125,7 @@ def reproduce(
                 console.print(f"{training.folder}: {training.batches:,}", markup=False, highlight=False)
             return
         for name in table:
-            files = reproduce_table(
-                name, out, scale=scale, data_dir=data, seeds=seed, callbacks=lambda: [ProgressBar()]
-            )
+            files = reproduce_table(name, out, data_dir=data, callbacks=lambda: [ProgressBar()], **chosen)
             for file in files:
                 console.print(file.read_text(), markup=False, highlight=False)
                 console.print(f"written to {file}", markup=False, highlight=False, soft_wrap=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from dabnn.errors import ConfigError, DataError
 from dabnn.experiments.build import build_dataset, data_directory
+from dabnn.experiments.comparison import OURS
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot
 from dabnn.experiments.paper.distributions import FIGURE_SEEDS, write_figure
@@ -30,6 +32,7 @@ def reproduce(
     scale: str = "small",
     data_dir: Path | None = None,
     seeds: Iterable[int] | None = None,
+    methods: Collection[str] = (),
     config: Config | None = None,
     callbacks: Callable[[], Iterable[Callback]] = tuple,
 ) -> list[Path]:
@@ -44,6 +47,7 @@ def reproduce(
         scale: "paper", or "small" for the three small datasets on a CPU.
         data_dir: Folder of the datasets, if not the experiment's.
         seeds: Seeds, instead of the table's.
+        methods: Make the lines of these methods only, and those of CDCL; default all.
         config: The experiment, instead of the table's.
         callbacks: Makes further callbacks for each training.
 
@@ -51,12 +55,13 @@ def reproduce(
         The Markdown files.
 
     Raises:
-        ConfigError: If there is no such table at this scale.
+        ConfigError: If there is no such table at this scale, or a method has no line in it.
         DataError: If a dataset is not there, or a label map between two of them.
     """
     if scale not in SCALES:
         raise ConfigError(f"scale must be one of {SCALES}, got {scale!r}")
     folder = out / scale
+    tables = _find(name, methods)
     if name == COSTS:
         return [write_costs(folder, name)]
     if name == FIGURE:
@@ -73,7 +78,7 @@ def reproduce(
             tuple(table.seeds if seeds is None else seeds),
             callbacks,
         )
-        for part, table in find_tables(name, others=(COSTS, FIGURE)).items()
+        for part, table in tables.items()
     ]
 
 
@@ -83,19 +88,21 @@ def plan(
     *,
     scale: str = "small",
     seeds: Iterable[int] | None = None,
+    methods: Collection[str] = (),
     config: Config | None = None,
 ) -> list[Training]:
     """Return the trainings that `reproduce` makes or finds, in its order; see there for the arguments."""
+    tables = _find(name, methods)
     if name == COSTS:
         return []
     if name == FIGURE:
         config = config or load_experiment("three_sets", scale)
         return plan_trainings(config, ["single"], seeds or FIGURE_SEEDS, out / scale / config.name)
     found: dict[Path, Training] = {}
-    for table in find_tables(name, others=(COSTS, FIGURE)).values():
+    for table in tables.values():
         chosen = config or load_experiment(table.experiment, scale)
-        methods = [line.method for line in table.lines]
-        trainings = plan_trainings(chosen, methods, seeds or table.seeds, out / scale / chosen.name)
+        names = [line.method for line in table.lines]
+        trainings = plan_trainings(chosen, names, seeds or table.seeds, out / scale / chosen.name)
         found |= {training.folder: training for training in trainings}
     return list(found.values())
 
@@ -105,6 +112,21 @@ def titles() -> dict[str, str]:
     return {name: table.title for name, table in load_tables().items()} | {
         COSTS: "Multiplications of the networks",
         FIGURE: "Distributions in separately trained networks",
+    }
+
+
+def _find(name: str, methods: Collection[str]) -> dict[str, Table]:
+    """Return the tables of a name with the lines of the chosen methods; none if it is not about trainings."""
+    found = {} if name in (COSTS, FIGURE) else find_tables(name, others=(COSTS, FIGURE))
+    known = {line.method for table in found.values() for line in table.lines}
+    if unknown := sorted(set(methods) - known):
+        raise ConfigError(f"{name} has no lines of {unknown}; it has those of {sorted(known)}")
+    if not methods:
+        return found
+    chosen = {*methods, OURS}
+    return {
+        part: replace(table, lines=tuple(line for line in table.lines if line.method in chosen))
+        for part, table in found.items()
     }
 
 

@@ -117,6 +117,22 @@ def test_a_table_holds_its_methods_and_seeds_beside_the_papers_numbers(small, tm
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("model.safetensors")} == before
 
 
+def test_lines_of_a_table_are_made_without_the_others(small, tmp_path):
+    (file,) = reproduce("table3", tmp_path, seeds=[0], methods=["joint"], config=small)
+    assert {row["method"] for row in rows_of(tmp_path / "small" / "table3.csv")} == {"joint", "cdcl"}
+    assert "CDCL minus Shared BN, mixed batches" in file.read_text()
+    planned = plan("table3", tmp_path, seeds=[0], methods=["joint"], config=small)
+    assert {training.folder.name for training in planned} == {"joint-seed0", "cdcl-seed0"}
+    assert all(training.finished for training in planned)
+
+
+@pytest.mark.parametrize("name", ["table3", "table5", "figure3"])
+def test_a_method_without_a_line_in_the_table_is_refused_before_any_training(small, tmp_path, name):
+    with pytest.raises(ConfigError, match=rf"{name} has no lines of \['two_stage'\]"):
+        reproduce(name, tmp_path, methods=["two_stage"], config=small)
+    assert not any(tmp_path.iterdir())
+
+
 def test_the_plan_names_each_training_once_and_what_is_there(small, tmp_path):
     before = plan("table6", tmp_path, config=small)
     assert not any(training.finished for training in before)
