@@ -9,7 +9,8 @@ CamVid's test images, with statistics that come from elsewhere:
 - own_lower: likewise in random batches, of the lower two thirds of each image: without most of the sky.
 - train: of the training images of the same dataset, in random batches.
 
-Run: python benchmarks/recalibration.py RUNS   (the folder same_labels of `dabnn reproduce table3`)
+Run: python benchmarks/recalibration.py RUNS --data DATA
+    (RUNS: the folder same_labels of `dabnn reproduce table3`)
 Writes: benchmarks/results/recalibration.csv: mIoU and IoU by class in percent, and as ``pixels`` the share of
     each class in the labels; recalibration.json (versions, commit).
 """

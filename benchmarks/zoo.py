@@ -1,77 +1,103 @@
 """Measure networks of the zoo, and the single-dataset networks of the same recipe, on the evaluation splits.
 
-Each network as it was trained; with its parameters rounded to half precision, as the package stores them; and
-averaged over three sizes of the image (1, 1.25 and 1.5) and their mirror images.
+Finished trainings are measured as they were trained; with their parameters rounded to half precision, as the
+package stores them; and averaged over three sizes of the image (1, 1.25 and 1.5) and their mirror images.
+Networks of the package, by name, are measured as they are stored.
 
-Run: python benchmarks/zoo.py RUN ... --name zoo_lite0
-    (RUN: folders such as runs/zoo_lite0/cdcl-seed0 and runs/zoo_lite0/single-seed0)
-Writes: its lines into benchmarks/results/NAME.csv (mIoU in percent), beside those of other calls, and
-    NAME.json (versions, commits).
+Run: python benchmarks/zoo.py examples/configs/zoo_lite0.yaml runs/zoo_lite0/cdcl-seed0
+    python benchmarks/zoo.py examples/configs/zoo_r18.yaml cdcl-pspnet-r18
+Writes: its lines, mIoU and IoU in percent, into benchmarks/results/zoo_lite0.csv and zoo_lite0_classes.csv
+    (named after the config), beside those of other calls; versions and commits into the JSON files there.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from merge import merge
 
-from dabnn.evaluation import predict_logits, predict_scales
+import dabnn
+from dabnn.evaluation import SegmentationResult, predict_logits, predict_scales
 from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_dataset, data_directory
-from dabnn.experiments.results import environment
+from dabnn.experiments.config import Config, load_config
+from dabnn.experiments.results import environment, read_json
 from dabnn.experiments.saved import SavedRun, load_run
 from dabnn.experiments.zero_shot import evaluate_branch
+from dabnn.pretrained import info_of
 
 RESULTS = Path(__file__).parent / "results"
-SCALES = (1.0, 1.25, 1.5)
-VIEWS: dict[str, Predict] = {"1": predict_logits, "6": partial(predict_scales, scales=SCALES, flip=True)}
-MEASURED = (("float32", "1"), ("float16", "1"), ("float32", "6"))
+VIEWS: dict[int, Predict] = {
+    1: predict_logits,
+    6: partial(predict_scales, scales=(1.0, 1.25, 1.5), flip=True),
+}
 
 
 def main(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of finished trainings.")],
-    name: Annotated[str, typer.Option(help="Name of the table.")],
+    config: Annotated[Path, typer.Argument(help="The YAML file that the networks were trained with.")],
+    networks: Annotated[list[str], typer.Argument(help="Folders of finished trainings, or names of models.")],
+    views: Annotated[list[int], typer.Option(help="Views to average over: 1 or 6; repeatable.")] = [1, 6],  # noqa: B006 (typer)
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
 ) -> None:
-    for run, (weights, views) in product(runs, MEASURED):
-        miou = dict(measure(run, weights, views, data))
-        values = {dataset: f"{value:.2f}" for dataset, value in miou.items()}
-        line = {"network": run.name, "parameters": weights, "views": views, **values}
-        line |= {"mean": f"{fmean(miou.values()):.2f}"}
-        print(line)
-        made = [json.loads((part / "result.json").read_text())["environment"] for part in parts(run)]
-        merge(RESULTS / f"{name}.csv", [line], ("network", "parameters", "views"), [environment(), *made])
+    experiment = load_config(config)
+    for network, view in product(networks, views):
+        folders = parts(Path(network))
+        for half in (False, True) if folders and view == 1 else (not folders,):
+            loaded = [load_run(f) for f in folders] if folders else [packaged(network, experiment)]
+            results = dict(measure(loaded, half, VIEWS[view], data))
+            made = [record["environment"] for f in folders if (record := read_json(f / "result.json"))]
+            of = {
+                "network": Path(network).name,
+                "parameters": "float16" if half else "float32",
+                "views": view,
+            }
+            write(experiment.name, of, results, [environment(), *made])
 
 
 def parts(run: Path) -> list[Path]:
-    """Return the folders of the networks of a method: one for all datasets, or one for each."""
-    return (
-        [run] if (run / "result.json").exists() else sorted(file.parent for file in run.glob("*/result.json"))
-    )
+    """Return the folders of a method's networks: one for all datasets, or one for each; none of a name."""
+    whole = [run] if (run / "result.json").exists() else []
+    return whole or sorted(file.parent for file in run.glob("*/result.json"))
 
 
-def measure(run: Path, weights: str, views: str, data: Path | None) -> Iterator[tuple[str, float]]:
-    """Yield each dataset with its mIoU in percent."""
-    found = {name: saved for saved in map(load_run, parts(run)) for name in saved.datasets}
-    for name in next(iter(found.values())).config.datasets:
+def packaged(name: str, config: Config) -> SavedRun:
+    """Return a model of the package as if it had just been trained."""
+    model = dabnn.from_pretrained(name)
+    return SavedRun(model, config, dict(info_of(model).datasets))
+
+
+def measure(
+    loaded: list[SavedRun], half: bool, predict: Predict, data: Path | None
+) -> Iterator[tuple[str, SegmentationResult]]:
+    """Yield each dataset with its result."""
+    found = {name: saved for saved in loaded for name in saved.datasets}
+    for name in loaded[0].config.datasets:
         saved = found[name]
-        if weights == "float16":
-            round_parameters(saved)
+        if half:
+            for parameter in saved.model.parameters():
+                parameter.data = parameter.data.half().float()
         dataset = build_dataset(saved.config, name, train=False, data_dir=data_directory(saved.config, data))
-        yield name, evaluate_branch(saved, name, dataset, predict=VIEWS[views]).miou
+        yield name, evaluate_branch(saved, name, dataset, predict=predict)
 
 
-def round_parameters(saved: SavedRun) -> None:
-    """Round parameters, in place, as `dabnn.save_pretrained` does with ``half=True``."""
-    for parameter in saved.model.parameters():
-        parameter.data = parameter.data.half().float()
+def write(name: str, of: dict[str, Any], results: dict[str, SegmentationResult], made: list[Any]) -> None:
+    """Add a network's lines to both tables."""
+    miou = {dataset: result.miou for dataset, result in results.items()}
+    line = of | {key: f"{value:.2f}" for key, value in (miou | {"mean": fmean(miou.values())}).items()}
+    print(line)
+    merge(RESULTS / f"{name}.csv", [line], list(of), made)
+    classes = [
+        of | {"dataset": dataset, "class": key, "iou": f"{value:.2f}"}
+        for dataset, result in results.items()
+        for key, value in result.iou.items()
+    ]
+    merge(RESULTS / f"{name}_classes.csv", classes, [*of, "dataset", "class"], made)
 
 
 if __name__ == "__main__":

@@ -49,6 +49,9 @@ def model_card(info: ModelInfo, repo: str = "") -> str:
 def _summary(info: ModelInfo) -> str:
     parts = [f"One network for {len(info.datasets)} datasets, made with dabnn."]
     if info.build is not None:
+        source = info.build.source
+        arguments = ", ".join(f"{name} {value}" for name, value in source.arguments.items())
+        parts.append(f"It is a {source.name} of {source.library.replace('_', '-')} ({arguments}).")
         counts = f"norms ({len(info.build.norms)}) and classifiers ({len(info.build.classifiers)})"
         parts.append(f"Its {counts} have a branch for each dataset, everything else is shared.")
     if info.paper:

@@ -303,7 +303,8 @@ def check(
 ) -> None:
     """Read every image and label of a dataset and report what is broken, missing or mislabelled."""
     from dabnn.data.check import check_dataset
-    from dabnn.data.readers import open_dataset, splits_of
+    from dabnn.data.pairs import UnmatchedFilesError
+    from dabnn.data.readers import READERS, open_dataset, splits_of
 
     problems, summary = 0, []
     with _readable_errors():
@@ -311,6 +312,12 @@ def check(
             try:
                 dataset = open_dataset(name, root, part)
                 report = check_dataset(dataset)
+            except UnmatchedFilesError as error:  # the others are read when these are mended
+                problems += len(error.problems)
+                official = str(READERS[name].official.get(part, ""))
+                summary.append([part, str(error.pairs), official, str(len(error.problems))])
+                _print_problems(error.problems)
+                continue
             except DataError as error:
                 problems += 1
                 console.print(f"[bold red]{escape(part)}:[/] {escape(str(error))}", soft_wrap=True)
@@ -325,8 +332,7 @@ def check(
                 ["class", "pixels %"],
                 [[label, f"{100 * count / total:.2f}"] for label, count in report.pixels.items()],
             )
-            for problem in report.problems[:20]:
-                console.print(problem, markup=False, highlight=False, soft_wrap=True)
+            _print_problems(report.problems)
     if summary:
         _print_table(f"{name} in {root}", ["split", "images", "official", "problems"], summary)
     if problems:
@@ -353,6 +359,13 @@ def list_() -> None:
     _print_table("dataset readers", ["name", "terms"], [[name, cls.licence] for name, cls in READERS.items()])
     _print_table("tables", ["name", "title"], [[name, title] for name, title in titles().items()])
     _print_table("architectures", ["name"], [[name] for name in architectures])
+
+
+def _print_problems(problems: list[str]) -> None:
+    for problem in problems[:20]:
+        console.print(problem, markup=False, highlight=False, soft_wrap=True)
+    if len(problems) > 20:
+        console.print(f"and {len(problems) - 20} more")
 
 
 def _print_table(title: str, columns: list[str], rows: list[list[str]]) -> None:

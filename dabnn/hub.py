@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from dabnn.files import standing
 from dabnn.hub_errors import readable_errors
 from dabnn.models import _registry
 from dabnn.models.info import DatasetInfo, ModelInfo
-from dabnn.pretrained import CONFIG, WEIGHTS, info_of, lacking, load_pretrained, read_config
+from dabnn.pretrained import CONFIG, WEIGHTS, info_of, is_whole, lacking, load_pretrained, read_config
 from dabnn.publish import PUBLISHED, write_folder
 from dabnn.selection import find_selection
 
@@ -53,7 +54,13 @@ def from_pretrained(
             are pickles only.
         ValueError: Names and numbers of classes do not fit.
     """
-    model = load_pretrained(locate(str(name)))
+    folder = locate(str(name))
+    entry = _registry.find_entry(str(name))
+    if entry is not None and entry.sha256 != read_config(folder).sha256:
+        raise CheckpointError(
+            f"{folder} holds other weights than this dabnn {dabnn.__version__} knows as {name}"
+        )
+    model = load_pretrained(folder)
     if dataset_names is not None or num_classes is not None:
         _replace_datasets(model, dataset_names or (), num_classes)
     return model if dataset is None else dabnn.extract_dataset(model, dataset).eval()
@@ -169,21 +176,23 @@ def locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
 
 
 def _download(repo: str, revision: str, files_needed: Sequence[str]) -> Path:
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi, constants, snapshot_download
 
+    download = partial(
+        snapshot_download,
+        repo,
+        revision=revision or None,
+        allow_patterns=list(files_needed),
+        library_name="dabnn",
+        library_version=dabnn.__version__,
+    )
     with readable_errors(repo):
-        folder = Path(
-            snapshot_download(
-                repo,
-                revision=revision or None,
-                allow_patterns=list(files_needed),
-                library_name="dabnn",
-                library_version=dabnn.__version__,
-            )
-        )
+        folder = Path(download())
         for name in (WEIGHTS, CONFIG):
             if name in files_needed and not (folder / name).is_file():
                 raise lacking(repo, name, HfApi().list_repo_files(repo, revision=revision or None))
+        if WEIGHTS in files_needed and not is_whole(folder) and not constants.HF_HUB_OFFLINE:
+            folder = Path(download(force_download=True))  # what is damaged in the cache would stay so
     return folder
 
 

@@ -47,9 +47,9 @@ def _explain(error: Exception, repo: str, writing: bool) -> str:
             f"there is no folder and no repository {repo} on the Hugging Face Hub, or it is private: check "
             f"the name, or {login}"
         )
-    if status is None and isinstance(error, errors.LocalEntryNotFoundError):
+    if status is None and isinstance(error, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled):
         return (
-            f"{repo} was not downloaded before, and the Hugging Face Hub cannot be reached: check the "
+            f"{repo} was not downloaded wholly before, and the Hugging Face Hub cannot be reached: check the "
             f"network, and HF_HUB_OFFLINE ({error})"
         )
     return f"the Hugging Face Hub failed on {repo}: {error}"

@@ -191,6 +191,11 @@ def _known(info: ModelInfo | None, widths: Mapping[str, int]) -> ModelInfo:
     return ModelInfo(datasets) if info is None else replace(info, datasets=datasets)
 
 
+def is_whole(path: Path) -> bool:
+    """Return whether the weights in a folder are those that its config was written with."""
+    return checksum(path / WEIGHTS) == read_config(path).sha256
+
+
 def read_config(path: Path) -> ModelInfo:
     """Return what a folder says of its model."""
     try:

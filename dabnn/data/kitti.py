@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -40,7 +41,8 @@ class KITTI(PairDataset):
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "kitti") -> None:
         _, low, high = self.part_of(split)
         images, labels = Path(root) / "training" / "image_2", Path(root) / "training" / "semantic"
-        pairs = find_pairs(images, ["*.png"], labels, ["*.png"])
+        absent = partial(self.not_found, Path(root))
+        pairs = find_pairs(images, ["*.png"], labels, ["*.png"], absent=absent)
         if not pairs:
             raise self.not_found(Path(root), "no image training/image_2/*.png")
         super().__init__(name, cut(pairs, low, high), load_space("cityscapes_label_ids"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import ClassVar
@@ -20,6 +20,43 @@ from dabnn.errors import DataError
 
 Pairs = list[tuple[Path, Path]]
 _MAX_NAMED = 5
+
+
+class UnmatchedFilesError(DataError):
+    """Images have no label, or labels no image.
+
+    Attributes:
+        pairs: How many images have a label.
+        problems: One message for each file.
+    """
+
+    def __init__(
+        self, images: Path, labels: Path, alone: Sequence[Path], unused: Sequence[Path], pairs: int
+    ) -> None:
+        """Say which files are alone.
+
+        Args:
+            images: Folder of the images.
+            labels: Folder of the labels.
+            alone: Images without a label.
+            unused: Labels without an image.
+            pairs: How many images have a label.
+        """
+        parts = []
+        if alone:
+            names = _named([file.name for file in alone])
+            parts.append(
+                f"images without a label in {labels}: {names}: add their labels there or remove the images."
+            )
+        if unused:
+            names = _named([file.name for file in unused])
+            parts.append(
+                f"labels without an image in {images}: {names}: add the images or remove the labels."
+            )
+        super().__init__(" ".join(parts))
+        self.pairs = pairs
+        self.problems = [f"{file} has no label in {labels}" for file in alone]
+        self.problems += [f"{file} has no image in {images}" for file in unused]
 
 
 class PairDataset(SegmentationDataset):
@@ -153,6 +190,7 @@ def find_pairs(
     label_files: Sequence[str],
     *,
     ignore: Sequence[str] = (),
+    absent: Callable[[str], DataError] | None = None,
 ) -> Pairs:
     """Return image and label file of every sample, sorted by name; an empty list if there are none.
 
@@ -165,22 +203,22 @@ def find_pairs(
         labels: Folder of the label files.
         label_files: Patterns of the label files below it.
         ignore: Patterns of file names that are left alone, as hidden files are.
+        absent: Makes the error for images without any label, or the other way round.
 
     Raises:
-        DataError: An image has no label or the other way round, or two files are one sample by name.
+        UnmatchedFilesError: An image has no label or the other way round.
+        DataError: Two files are one sample by name.
     """
     found = _files_by_key(images, image_files, ignore)
     masks = _files_by_key(labels, label_files, ignore)
-    if missing := sorted(found.keys() - masks.keys()):
-        raise DataError(
-            f"images without a label in {labels}: {_named([found[key].name for key in missing])}: "
-            "add their labels there or remove the images."
-        )
-    if missing := sorted(masks.keys() - found.keys()):
-        raise DataError(
-            f"labels without an image in {images}: {_named([masks[key].name for key in missing])}: "
-            "add the images or remove the labels."
-        )
+    if absent is not None and found and not masks:
+        raise absent(f"no label {label_files[0]} in {labels} for the {len(found)} images")
+    if absent is not None and masks and not found:
+        raise absent(f"no image {image_files[0]} in {images} for the {len(masks)} labels")
+    alone = [found[key] for key in sorted(found.keys() - masks.keys())]
+    unused = [masks[key] for key in sorted(masks.keys() - found.keys())]
+    if alone or unused:
+        raise UnmatchedFilesError(images, labels, alone, unused, len(found) - len(alone))
     return [(found[key], masks[key]) for key in sorted(found)]
 
 

@@ -54,6 +54,9 @@ class PascalContext(PairDataset):
             for name in sorted(names)
         ]
         missing = [path for pair in pairs for path in pair if not path.is_file()]
+        for number, folder_name in enumerate(("JPEGImages", "SegmentationClassContext")):
+            if pairs and not any(pair[number].is_file() for pair in pairs):
+                raise self.not_found(root, f"no file in {folder_name} that {listed.name} names")
         if missing:
             raise DataError(f"{listed} names {len(missing)} files that are not there, first {missing[0]}")
         super().__init__(name, cut(pairs, low, high), load_space("pascal_context"))

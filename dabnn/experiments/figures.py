@@ -82,6 +82,27 @@ def bar_plot(file: Path, title: str, comparisons: Sequence[Comparison]) -> None:
         figure.savefig(file, format="svg", metadata={"Date": None})
 
 
+def cost_plot(file: Path, title: str, costs: Mapping[str, tuple[float, float | None]]) -> None:
+    """Draw costs as an SVG, a bar for each network beside the paper's.
+
+    Args:
+        file: The SVG to write.
+        title: Heading of the plot.
+        costs: Billions of multiplications by network: ours, and the paper's if it states them.
+    """
+    with rc_context(SVG_STYLE):
+        figure = Figure(figsize=(6.4, 0.9 + 0.45 * len(costs)), layout="constrained")
+        axes = figure.subplots()
+        for number, label in enumerate(("here", "paper")):
+            values = [cost[number] or 0.0 for cost in costs.values()]
+            axes.barh([place + 0.4 * number - 0.2 for place in range(len(costs))], values, 0.4, label=label)
+        axes.set(title=title, xlabel="GMAC", yticks=range(len(costs)), yticklabels=list(costs))
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+        figure.legend(loc="outside right upper", fontsize=8)
+        figure.savefig(file, format="svg", metadata={"Date": None})
+
+
 def png(pixels: Pixels) -> str:
     """Return RGB pixels (H, W, 3) as a PNG inside a ``data:`` address."""
     file = io.BytesIO()

@@ -28,13 +28,14 @@ class Entry:
     """A model with a name, as ``zoo.json`` lists it.
 
     Of weights inside the package ``config.json`` beside them says the rest: such an entry has a name, an
-    alias and a folder only.
+    alias, a folder and a checksum only.
 
     Attributes:
         name: ``architecture.tag``.
         alias: Short name.
         folder: Folder of the weights inside the package, or None.
         repo: Repository of the weights on the Hugging Face Hub, or None.
+        sha256: Checksum of the weights; no others are loaded by this name.
         arguments: Arguments of the architecture that differ from its own defaults.
         datasets: The label space of each dataset, see `dabnn.data.list_spaces`.
         mean: Mean of each RGB channel of the input images in [0, 1].
@@ -46,6 +47,7 @@ class Entry:
     alias: str
     folder: str | None = None
     repo: str | None = None
+    sha256: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
     datasets: Mapping[str, str] = field(default_factory=dict)
     mean: tuple[float, float, float] = IMAGENET_MEAN

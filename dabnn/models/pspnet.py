@@ -16,7 +16,6 @@ from dabnn.state_dict import load_checked
 
 PREFIXES = ("encoder.model.", "encoder.", "model.")
 """Where the backbone is in models of segmentation-models-pytorch, and in its encoders that are timm's."""
-CLASSIFIERS = ("fc.", "classifier.")
 
 
 class PyramidPooling(nn.Module):
@@ -123,15 +122,16 @@ class PSPNet(nn.Module):
         """Load the weights of an image classifier into the backbone; in a converted one, into every branch.
 
         Args:
-            state_dict: Of the same model of timm or torchvision, whose classifier is left out, or of the
-                encoder of segmentation-models-pytorch; of a whole model of the latter the encoder is taken.
+            state_dict: Of the same model of timm, or of a ResNet of torchvision, whose head is left out;
+                or of the encoder of segmentation-models-pytorch, or of a whole model there.
 
         Raises:
             CheckpointError: If names or shapes do not fit; nothing was loaded then.
         """
         prefix = next((p for p in PREFIXES if any(key.startswith(p) for key in state_dict)), "")
         own = {key.removeprefix(prefix): v for key, v in state_dict.items() if key.startswith(prefix)}
-        load_checked(self.backbone, {key: v for key, v in own.items() if not key.startswith(CLASSIFIERS)})
+        head = head_names(str(self.arguments["backbone"]))
+        load_checked(self.backbone, {key: v for key, v in own.items() if key not in head})
 
 
 def dilated_backbone(name: str, output_stride: int) -> Any:
@@ -152,6 +152,13 @@ def dilated_backbone(name: str, output_stride: int) -> Any:
             "convolutional timm model that can, to 8, 16 or 32, such as resnet18 or tf_efficientnet_lite0 "
             f"({error!r})"
         ) from error
+
+
+def head_names(name: str) -> set[str]:
+    """Return the names of the weights that a timm classifier has behind the features of its stages."""
+    with torch.device("meta"):  # names only: nothing is initialised
+        whole, features = (timm.create_model(name, features_only=only) for only in (False, True))
+    return whole.state_dict().keys() - features.state_dict().keys()
 
 
 def conv_norm_act(inputs: int, outputs: int, kernel: int) -> nn.Sequential:

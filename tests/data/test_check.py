@@ -38,6 +38,16 @@ def test_the_official_number_of_images_is_beside_the_one_that_was_found(kitti: P
     assert "train[:50%] │ 1 │ │ 0" in part[1]
 
 
+def test_images_and_labels_that_are_alone_are_all_in_the_table(kitti: Path) -> None:
+    (kitti / "training/image_2/000000_10.png").rename(kitti / "training/image_2/000005_10.png")
+    code, output = check("kitti", kitti)
+    assert code == 1
+    assert "train │ 1 │ 200 │ 2" in output
+    assert "image_2/000005_10.png has no label in " in output
+    assert "semantic/000000_10.png has no image in " in output
+    assert output.endswith("2 problems")
+
+
 @pytest.mark.parametrize("folder", ["nowhere", "empty"])
 def test_a_folder_that_holds_no_dataset_fails_and_says_the_layout(tmp_path: Path, folder: str) -> None:
     (tmp_path / "empty").mkdir()

@@ -156,7 +156,7 @@ def test_pascal_context(tmp_path: Path) -> None:
     assert [image.stem for image, _ in dataset.pairs] == sorted(names)
     assert len(dataset.classes) == 59
     assert dataset[0]["mask"].unique().tolist() == [0, 58, 255]  # background is void
-    listed.write_text("2008_000003")
+    listed.write_text("\n".join([*names, "2008_000003"]))
     with pytest.raises(DataError, match=r"names 2 files that are not there, first .*2008_000003.jpg"):
         open_dataset("pascal_context", tmp_path, "train")
 
@@ -186,6 +186,16 @@ def test_a_colour_that_resampling_made_is_refused(original_camvid: Path) -> None
     write(path, np.full((4, 6, 3), 1, np.uint8))
     with pytest.raises(DataError, match=r"0016E5_07959_L.png has colours .*\(1, 1, 1\)"):
         CamVid(original_camvid, "val")[0]
+
+
+def test_the_blended_colours_of_one_official_label_file_are_void(original_camvid: Path) -> None:
+    label = np.zeros((4, 6, 3), np.uint8)
+    label[0, :2] = (128, 128, 128), (26, 26, 26)  # sky, and an edge of it
+    path = original_camvid / "LabeledApproved_full" / "Seq05VD_f02610_L.png"
+    write_pair(original_camvid / "701_StillsRaw_full" / "Seq05VD_f02610.png", path, label)
+    dataset = CamVid(original_camvid, "test")
+    (index,) = (i for i, (_, file) in enumerate(dataset.pairs) if file == path)
+    assert dataset[index]["mask"][0, :3].tolist() == [0, 255, 255]
 
 
 def test_a_file_that_is_no_frame_of_the_original_camvid_is_named(original_camvid: Path) -> None:
@@ -228,6 +238,36 @@ def test_missing_data_gives_the_steps_to_get_it(kind: str, tmp_path: Path) -> No
         open_dataset(kind, tmp_path, "train")
     assert "1. " in str(error.value)
     assert "Terms: " in str(error.value)
+
+
+def image_and_label(kind: str) -> tuple[str, str]:
+    """Where a training image and its label are in the layout of a reader."""
+    return {
+        "cityscapes": ("leftImg8bit/train/ulm/a_leftImg8bit.png", "gtFine/train/ulm/a_gtFine_labelIds.png"),
+        "bdd100k": ("images/10k/train/a.jpg", "labels/sem_seg/masks/train/a.png"),
+        "camvid": ("701_StillsRaw_full/0001TP_006690.png", "LabeledApproved_full/0001TP_006690_L.png"),
+        "kitti": ("training/image_2/000000_10.png", "training/semantic/000000_10.png"),
+        "idd": ("leftImg8bit/train/0/a_leftImg8bit.jpg", "gtFine/train/0/a_gtFine_labellevel3Ids.png"),
+        "idd_lite": ("leftImg8bit/train/0/a_image.jpg", "gtFine/train/0/a_label.png"),
+        "pascal_context": ("JPEGImages/2008_000001.jpg", "SegmentationClassContext/2008_000001.png"),
+    }[kind]
+
+
+@pytest.mark.parametrize("missing", ["image", "label"])
+@pytest.mark.parametrize("kind", OFFICIAL)
+def test_a_download_of_images_or_labels_alone_gives_the_steps_to_get_the_rest(
+    kind: str, missing: str, tmp_path: Path
+) -> None:
+    image, label = image_and_label(kind)
+    write(tmp_path / (label if missing == "image" else image), ids(0))
+    listed = tmp_path / "ImageSets" / "SegmentationContext" / "train.txt"
+    listed.parent.mkdir(parents=True)
+    listed.write_text("2008_000001")
+    with pytest.raises(DataError, match=r"1\. .* Terms: ") as error:
+        open_dataset(kind, tmp_path, "train")
+    where = Path(image if missing == "image" else label).parts[0]
+    assert "no " in str(error.value)
+    assert where in str(error.value).partition("To get")[0]
 
 
 @pytest.mark.data

@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from torch import Tensor
 
+from dabnn.data import Cityscapes, load_space
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric
 
@@ -65,12 +70,40 @@ def test_equals_brute_force(drawn: tuple[int, Tensor, Tensor], as_logits: bool) 
     assert result.confusion.sum() == (target != 255).sum()
 
 
-def test_equals_cityscapes_scripts() -> None:
-    official = pytest.importorskip(
+def cityscapes_scripts() -> Any:
+    return pytest.importorskip(
         "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling",
         reason="cityscapesScripts is not installed",
         exc_type=ImportError,
     )
+
+
+@pytest.mark.data
+def test_equals_cityscapes_scripts_on_the_raw_sample(data_root: Path, tmp_path: Path) -> None:
+    """From the label ids of the official files to IoU, and predictions back to label ids."""
+    official = cityscapes_scripts()
+    dataset = Cityscapes(data_root / "cityscapes-raw-sample", "val")
+    (_, truth), mask = dataset.pairs[0], dataset[0]["mask"]
+    prediction = mask.roll((3, 5), (0, 1)).long()
+    prediction[prediction == 255] = 0
+    values = load_space("cityscapes_label_ids").values()
+    Image.fromarray(values[prediction.numpy()]).save(tmp_path / "prediction.png")
+
+    args = copy.copy(official.args)
+    args.evalInstLevelScore = args.evalPixelAccuracy = False
+    matrix = official.generateMatrix(args)
+    official.evaluatePair(str(tmp_path / "prediction.png"), str(truth), matrix, {}, {}, args)
+    scores = [official.getIouScoreForLabel(label, matrix, args) for label in CITYSCAPES_LABEL_IDS]
+
+    metric = SegmentationMetric(dataset.classes)
+    metric.update(prediction[None], mask[None])
+    iou = [value / 100 for value in metric.compute().iou.values()]
+    assert iou == pytest.approx(scores, nan_ok=True)
+    assert sum(0 < value < 1 for value in iou) >= 5  # a picture with something to tell apart
+
+
+def test_equals_cityscapes_scripts() -> None:
+    official = cityscapes_scripts()
     prediction = torch.randint(0, 18, (2, 64, 64))
     target = torch.where(torch.rand(2, 64, 64) < 0.4, prediction, torch.randint(0, 18, (2, 64, 64)))
     target[torch.rand(target.shape) < 0.1] = 255

@@ -14,10 +14,11 @@ import torch
 from huggingface_hub import constants
 
 import dabnn
+from dabnn.card import model_card
 from dabnn.models import _registry
 from dabnn.models._registry import Entry, entries
 from dabnn.models.source import source_of
-from dabnn.pretrained import describe, info_of
+from dabnn.pretrained import describe, info_of, read_config
 from dabnn.publish import write_folder
 
 PACKAGE = Path(dabnn.__file__).parent
@@ -41,6 +42,7 @@ def check(entry):
     assert (folder / "LICENSE").read_text().strip()
     info = dabnn.get_pretrained_cfg(entry.alias)
     assert info.name == entry.name
+    assert (folder / "README.md").read_text() == model_card(info), "notes belong into config.json"
     assert entry.datasets == entry.arguments == {}, "config.json says it already"
     loaded, built = dabnn.from_pretrained(entry.alias), dabnn.create_model(entry.alias)
     assert info_of(loaded) == info
@@ -54,8 +56,21 @@ def check(entry):
         for model in plain:
             with torch.no_grad():
                 assert model(torch.zeros(1, 3, 64, 96)).shape == (1, width, 64, 96)
+        check_branch(entry, name)
     shapes = [{key: tensor.shape for key, tensor in model.state_dict().items()} for model in (loaded, built)]
     assert shapes[0] == shapes[1]
+
+
+def check_branch(entry, name):
+    """The file of one dataset fits a network that never had it."""
+    whole, base = (dabnn.from_pretrained(entry.alias) for _ in range(2))
+    dabnn.remove_dataset(base, name)
+    assert dabnn.load_dataset(base, PACKAGE / entry.folder / "branches" / name) == name
+    images, logits = torch.rand(1, 3, 64, 96), []
+    for model in (whole, base):
+        with torch.no_grad(), dabnn.use_dataset(model, name):
+            logits.append(model(images))
+    assert torch.equal(*logits)
 
 
 @pytest.mark.usefixtures("_offline")
@@ -72,13 +87,14 @@ def test_all_weights_in_the_package_are_small():
 @pytest.fixture
 def own(tmp_path, monkeypatch):
     """An entry whose network differs from what the architecture builds by itself."""
-    entry = Entry("pspnet_lite0_os16.own", "own", folder=str(tmp_path))
     model = dabnn.create_model(
         "pspnet_lite0_os16", dataset_names=["a", "b"], num_classes=[5, 3], channels=16, enlarge=2
     )
-    info = replace(describe(model), name=entry.name, licence="Research only.")
-    write_folder(model, tmp_path, info, half=True)
+    entry = Entry("pspnet_lite0_os16.own", "own", folder=str(tmp_path))
     monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})
+    info = replace(describe(model), name=entry.name, licence="Research only.", notes="Small.")
+    write_folder(model, tmp_path, info, half=True)
+    entry = replace(entry, sha256=read_config(tmp_path).sha256)
     return entry
 
 
@@ -88,7 +104,7 @@ def test_a_folder_of_our_own_passes(own):
 
 
 def test_a_folder_without_terms_and_one_of_another_name_do_not(own, monkeypatch):
-    other = Entry("pspnet_lite0_os16.other", "own", folder=own.folder)
+    other = replace(own, name="pspnet_lite0_os16.other")
     with monkeypatch.context() as patch:
         patch.setattr(_registry, "entries", lambda: {other.name: other})
         with pytest.raises(AssertionError, match="other"):

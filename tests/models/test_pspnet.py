@@ -86,6 +86,14 @@ def test_the_backbone_takes_the_weights_of_each_librarys_resnet(kind):
     assert torch.equal(model.backbone.bn1.running_var, net.bn1.running_var)
 
 
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050"])
+def test_the_backbone_takes_a_classifier_whose_head_has_convolutions(name):
+    classifier = timm.create_model(name)
+    model = PSPNet(name, output_stride=16, **SMALL)
+    model.load_backbone(classifier.state_dict())
+    assert torch.equal(model.backbone.blocks[4][1].conv_pw.weight, classifier.blocks[4][1].conv_pw.weight)
+
+
 def test_every_branch_of_a_converted_backbone_takes_them():
     model = dabnn.convert_to_dataset_aware(PSPNet("test_resnet", **SMALL), 2)
     plain = timm.create_model("test_resnet", num_classes=7)

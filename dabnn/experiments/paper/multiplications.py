@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import dabnn
 from dabnn.experiments.build import plain_model
 from dabnn.experiments.comparison import markdown
+from dabnn.experiments.figures import cost_plot
 from dabnn.experiments.paper.tables import load_experiment
 from dabnn.experiments.results import environment, write_json
 from dabnn.files import written_atomically
@@ -82,9 +83,10 @@ def _cost(
 
 
 def write_costs(out: Path, name: str = "table5") -> Path:
-    """Write the costs as ``<name>.csv`` and ``<name>.md``; return the latter."""
+    """Write the costs as ``<name>.csv``, ``.svg`` and ``.md``; return the last."""
+    found = list(costs())
     rows = [
-        [cost.network, *("" if value is None else f"{value:.1f}" for value in cost[1:])] for cost in costs()
+        [cost.network, *("" if value is None else f"{value:.1f}" for value in cost[1:])] for cost in found
     ]
     header = ["network", "plain", "converted", "paper"]
     out.mkdir(parents=True, exist_ok=True)
@@ -96,5 +98,6 @@ def write_costs(out: Path, name: str = "table5") -> Path:
     )
     file = out / f"{name}.md"
     title = "Billions of multiplications for one image of 1024x2048"
+    cost_plot(out / f"{name}.svg", title, {cost.network: (cost.converted, cost.paper) for cost in found})
     file.write_text(f"# {title}\n\n{markdown(header, rows)}")
     return file

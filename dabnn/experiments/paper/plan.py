@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ class Training(NamedTuple):
 
     Attributes:
         folder: Where it is, or will be.
-        batches: Batches that it takes: steps times datasets.
+        batches: Batches that it takes: steps times datasets, of which one may have several in a step.
         finished: Whether it is there.
     """
 
@@ -39,10 +39,18 @@ def plan_trainings(
     trainings: dict[Path, Training] = {}
     for seed in seeds:
         for name in methods:
-            method = get_method(name)
-            steps = method.training(config).steps
-            for network in method.networks(config.datasets):
-                folder = run_folder(runs, name, seed, network.train)
-                batches = steps * len(network.train)
-                trainings.setdefault(folder, Training(folder, batches, is_finished(folder, config)))
+            for network in get_method(name).networks(config.datasets):
+                if network.start is not None:
+                    start = _training(config, "single", seed, (network.start,), runs)
+                    trainings.setdefault(start.folder, start)
+                training = _training(config, name, seed, network.train, runs)
+                trainings.setdefault(training.folder, training)
     return list(trainings.values())
+
+
+def _training(config: Config, name: str, seed: int, datasets: Sequence[str], runs: Path) -> Training:
+    method, folder = get_method(name), run_folder(runs, name, seed, datasets)
+    # Which dataset is the largest is not known before the data is there, and makes no difference to the sum.
+    ratios = method.dataset_ratios(dict.fromkeys(datasets, 1))
+    batches = sum(config.datasets[dataset].ratio * ratio for dataset, ratio in ratios.items())
+    return Training(folder, method.training(config).steps * batches, is_finished(folder, config))

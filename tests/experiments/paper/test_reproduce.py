@@ -144,6 +144,18 @@ def test_the_plan_names_each_training_once_and_what_is_there(small, tmp_path):
     assert sum(training.batches for training in after if "cdcl" in training.folder.name) == len(CITIES)
 
 
+def test_the_plan_is_what_is_trained(small, tmp_path):
+    for name, methods in (("table6", ["two_stage"]), ("alternation", ["double_largest"])):
+        planned = {t.folder: t.batches for t in plan(name, tmp_path, methods=methods, config=small)}
+        reproduce(name, tmp_path, methods=methods, config=small)
+        for folder, batches in planned.items():
+            ratios = {"double_largest-seed0": 3}.get(folder.name, len(read_rows(folder)))
+            assert batches == (1 if "two_stage" in folder.name else ratios)
+        made = {file.parent for file in tmp_path.rglob("result.json")}
+        assert set(planned) == made
+        shutil.rmtree(tmp_path / "small")
+
+
 def test_a_branch_is_measured_on_the_other_dataset_too(small, tmp_path):
     reproduce("table6", tmp_path, config=small)
     rows = {(r["method"], r["dataset"]): r for r in rows_of(tmp_path / "small" / "table6.csv")}
