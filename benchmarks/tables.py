@@ -48,8 +48,8 @@ def table(name: str) -> str:
     rows = [
         Row(r["method"], r["dataset"], int(r["seed"]), int(r["steps"]), float(r["miou"])) for r in records
     ]
-    paper = load_tables().get(name.split("_")[0])  # some lines of it are in files of their own: table2_joint
-    if paper is not None:
+    if name in load_tables():
+        paper = load_tables()[name]
         return beside_paper(paper, load_experiment(paper.experiment), rows)
     header, methods, gains = Comparison(tuple(rows)).table()
     return markdown(header, [*methods, *gains])
