@@ -48,7 +48,7 @@ def main(
     experiment = load_config(config)
     for network, view in product(networks, views):
         folders = parts(Path(network))
-        for half in (False, True) if folders and view == 1 else (not folders,):
+        for half in halves(stored=not folders, view=view):
             loaded = [load_run(f) for f in folders] if folders else [packaged(network, experiment)]
             results = dict(measure(loaded, half, VIEWS[view], data))
             made = [record["environment"] for f in folders if (record := read_json(f / "result.json"))]
@@ -58,6 +58,13 @@ def main(
                 "views": view,
             }
             write(experiment.name, of, results, [environment(), *made])
+
+
+def halves(*, stored: bool, view: int) -> list[bool]:
+    """Return whether to measure a network in half precision, or in both."""
+    if stored:
+        return [True]
+    return [False, True] if view == 1 else [False]
 
 
 def parts(run: Path) -> list[Path]:

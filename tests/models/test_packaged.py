@@ -91,7 +91,7 @@ def own(tmp_path, monkeypatch):
         "pspnet_lite0_os16", dataset_names=["a", "b"], num_classes=[5, 3], channels=16, enlarge=2
     )
     entry = Entry("pspnet_lite0_os16.own", "own", folder=str(tmp_path))
-    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})
+    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})  # the card names its alias
     info = replace(describe(model), name=entry.name, licence="Research only.", notes="Small.")
     write_folder(model, tmp_path, info, half=True)
     entry = replace(entry, sha256=read_config(tmp_path).sha256)

@@ -145,15 +145,16 @@ def test_the_plan_names_each_training_once_and_what_is_there(small, tmp_path):
 
 
 def test_the_plan_is_what_is_trained(small, tmp_path):
-    for name, methods in (("table6", ["two_stage"]), ("alternation", ["double_largest"])):
-        planned = {t.folder: t.batches for t in plan(name, tmp_path, methods=methods, config=small)}
-        reproduce(name, tmp_path, methods=methods, config=small)
-        for folder, batches in planned.items():
-            ratios = {"double_largest-seed0": 3}.get(folder.name, len(read_rows(folder)))
-            assert batches == (1 if "two_stage" in folder.name else ratios)
-        made = {file.parent for file in tmp_path.rglob("result.json")}
-        assert set(planned) == made
-        shutil.rmtree(tmp_path / "small")
+    batches = {
+        "table6": ("two_stage", {"northport": 1, "two_stage-seed0": 1, "cdcl-seed0": 2}),
+        "alternation": ("double_largest", {"double_largest-seed0": 3, "cdcl-seed0": 2}),
+    }
+    for name, (method, expected) in batches.items():
+        planned = plan(name, tmp_path / name, methods=[method], config=small)
+        assert {training.folder.name: training.batches for training in planned} == expected
+        reproduce(name, tmp_path / name, methods=[method], config=small)
+        made = {file.parent for file in (tmp_path / name).rglob("result.json")}
+        assert {training.folder for training in planned} == made
 
 
 def test_a_branch_is_measured_on_the_other_dataset_too(small, tmp_path):
