@@ -96,10 +96,11 @@ def cost_plot(file: Path, title: str, costs: Mapping[str, tuple[float, float | N
         for number, label in enumerate(("here", "paper")):
             values = [cost[number] or 0.0 for cost in costs.values()]
             axes.barh([place + 0.4 * number - 0.2 for place in range(len(costs))], values, 0.4, label=label)
-        axes.set(title=title, xlabel="GMAC", yticks=range(len(costs)), yticklabels=list(costs))
+        figure.suptitle(title)
+        axes.set(xlabel="GMAC", xscale="log", yticks=range(len(costs)), yticklabels=list(costs))
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
-        figure.legend(loc="outside right upper", fontsize=8)
+        axes.legend(loc="lower right", fontsize=8)
         figure.savefig(file, format="svg", metadata={"Date": None})
 
 
