@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from dabnn.experiments.comparison import Comparison, markdown
+from dabnn.experiments.methods import get_method
 from dabnn.experiments.paper import beside_paper, load_experiment, load_tables
 from dabnn.experiments.results import Row
 
@@ -71,20 +72,24 @@ def new_city(records: list[dict[str, str]]) -> str:
 
 
 def recipe(records: list[dict[str, str]]) -> str:
-    """Return the table of `recipe.py`: each recipe, and how far its mean is above that of the first one."""
+    """Return the table of `recipe.py`: each recipe, and what it gains over the first one."""
     datasets = list(dict.fromkeys(record["dataset"] for record in records))
     methods = list(dict.fromkeys(record["method"] for record in records))
-    lines: list[list[str]] = []
-    for method in methods:
-        base = None
-        for name in dict.fromkeys(record["recipe"] for record in records):
-            of = [r for r in records if (r["recipe"], r["method"]) == (name, method)]
-            values = [fmean(float(r["miou"]) for r in of if r["dataset"] == dataset) for dataset in datasets]
-            base = base or fmean(values)
-            cells = [f"{value:.1f}" for value in [*values, fmean(values)]]
-            gain = f"{fmean(values) - base:+.1f}" if lines and lines[-1][1] == method else ""
-            lines.append([name, method, of[0]["steps"], *cells, gain])
-    return markdown(["recipe", "method", "steps", *datasets, "mean", "gain"], lines)
+    values: dict[tuple[str, str], list[float]] = {}
+    for record in records:
+        values.setdefault((record["recipe"], record["method"]), []).append(float(record["miou"]))
+    first = records[0]["recipe"]
+    lines = []
+    for name in dict.fromkeys(record["recipe"] for record in records):
+        cells = []
+        for method in methods:
+            of = values[name, method]
+            gain = fmean(of) - fmean(values[first, method])
+            cells += [" / ".join(f"{value:.1f}" for value in of), "" if name == first else f"{gain:+.1f}"]
+        differences = [a - b for a, b in zip(values[name, "cdcl"], values[name, "single"], strict=True)]
+        lines.append([name, *cells, " / ".join(f"{value:+.1f}" for value in differences)])
+    header = [cell for method in methods for cell in (get_method(method).title, "gain")]
+    return markdown([f"mIoU % on {' / '.join(datasets)}", *header, "difference"], lines)
 
 
 if __name__ == "__main__":
