@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import re
+from itertools import product
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -49,8 +50,8 @@ def table(name: str) -> str:
     rows = [
         Row(r["method"], r["dataset"], int(r["seed"]), int(r["steps"]), float(r["miou"])) for r in records
     ]
-    if name in load_tables():
-        paper = load_tables()[name]
+    paper = load_tables().get(name)
+    if paper is not None:
         return beside_paper(paper, load_experiment(paper.experiment), rows)
     header, methods, gains = Comparison(tuple(rows)).table()
     return markdown(header, [*methods, *gains])
@@ -72,15 +73,17 @@ def new_city(records: list[dict[str, str]]) -> str:
 
 
 def recipe(records: list[dict[str, str]]) -> str:
-    """Return the table of `recipe.py`: each recipe, and what it gains over the first one."""
-    datasets = list(dict.fromkeys(record["dataset"] for record in records))
-    methods = list(dict.fromkeys(record["method"] for record in records))
-    values: dict[tuple[str, str], list[float]] = {}
-    for record in records:
-        values.setdefault((record["recipe"], record["method"]), []).append(float(record["miou"]))
-    first = records[0]["recipe"]
+    """Return the table of `recipe.py`: means over seeds, and what each recipe gains over the first."""
+    names, methods, datasets = (
+        list(dict.fromkeys(record[key] for record in records)) for key in ("recipe", "method", "dataset")
+    )
+    seeds: dict[tuple[str, str, str], list[float]] = {}
+    for r in records:
+        seeds.setdefault((r["recipe"], r["method"], r["dataset"]), []).append(float(r["miou"]))
+    values = {key: [fmean(seeds[*key, dataset]) for dataset in datasets] for key in product(names, methods)}
+    first = names[0]
     lines = []
-    for name in dict.fromkeys(record["recipe"] for record in records):
+    for name in names:
         cells = []
         for method in methods:
             of = values[name, method]
