@@ -45,6 +45,8 @@ def table(name: str) -> str:
         return new_city(records)
     if name == "recipe":
         return recipe(records)
+    if name == "dataset_size":
+        return dataset_size(records)
     if "miou" not in records[0]:
         return markdown(list(records[0]), [list(record.values()) for record in records])
     rows = [
@@ -93,6 +95,22 @@ def recipe(records: list[dict[str, str]]) -> str:
         lines.append([name, *cells, " / ".join(f"{value:+.1f}" for value in differences)])
     header = [cell for method in methods for cell in (get_method(method).title, "gain")]
     return markdown([f"mIoU % on {' / '.join(datasets)}", *header, "difference"], lines)
+
+
+def dataset_size(records: list[dict[str, str]]) -> str:
+    """Return the table of `dataset_size.py`: the cut dataset by its number of images, differences by seed."""
+    seeds: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for r in sorted(records, key=lambda record: int(record["seed"])):
+        if r["dataset"] == r["cut"]:
+            of = seeds.setdefault((r["cut"], int(r["images"])), {})
+            of.setdefault(r["method"], []).append(float(r["miou"]))
+    lines = []
+    for (cut, images), of in sorted(seeds.items()):
+        differences = [a - b for a, b in zip(of["cdcl"], of["single"], strict=True)]
+        means = [f"{fmean(of['cdcl']):.1f}", f"{fmean(of['single']):.1f}", f"{fmean(differences):+.1f}"]
+        lines.append([cut, images, *means, " / ".join(f"{value:+.1f}" for value in differences)])
+    titles = [get_method(method).title for method in ("cdcl", "single")]
+    return markdown(["mIoU % on", "images", *titles, "difference", "by seed"], lines)
 
 
 if __name__ == "__main__":
