@@ -108,7 +108,7 @@ def dataset_size(records: list[dict[str, str]]) -> str:
     for (cut, images), of in sorted(seeds.items()):
         differences = [a - b for a, b in zip(of["cdcl"], of["single"], strict=True)]
         means = [f"{fmean(of['cdcl']):.1f}", f"{fmean(of['single']):.1f}", f"{fmean(differences):+.1f}"]
-        lines.append([cut, images, *means, " / ".join(f"{value:+.1f}" for value in differences)])
+        lines.append([cut, str(images), *means, " / ".join(f"{value:+.1f}" for value in differences)])
     titles = [get_method(method).title for method in ("cdcl", "single")]
     return markdown(["mIoU % on", "images", *titles, "difference", "by seed"], lines)
 
