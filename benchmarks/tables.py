@@ -22,6 +22,7 @@ from dabnn.experiments.results import Row
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LARGE = ("truck", "bus", "train")
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -45,8 +46,8 @@ def table(name: str) -> str:
         return new_city(records)
     if name == "recipe":
         return recipe(records)
-    if name == "dataset_size":
-        return dataset_size(records)
+    if name == "ignored_classes":
+        return large_vehicles(records)
     if "miou" not in records[0]:
         return markdown(list(records[0]), [list(record.values()) for record in records])
     rows = [
@@ -97,20 +98,21 @@ def recipe(records: list[dict[str, str]]) -> str:
     return markdown([f"mIoU % on {' / '.join(datasets)}", *header, "difference"], lines)
 
 
-def dataset_size(records: list[dict[str, str]]) -> str:
-    """Return the table of `dataset_size.py`: the cut dataset by its number of images, differences by seed."""
-    seeds: dict[tuple[str, int], dict[str, list[float]]] = {}
-    for r in sorted(records, key=lambda record: int(record["seed"])):
-        if r["dataset"] == r["cut"]:
-            of = seeds.setdefault((r["cut"], int(r["images"])), {})
-            of.setdefault(r["method"], []).append(float(r["miou"]))
+def large_vehicles(ignored: list[dict[str, str]]) -> str:
+    """Return how networks do on the large vehicles of Cityscapes, with `ignored_classes.py` and without."""
+    with (RESULTS / "zoo_lite0_classes.csv").open(newline="") as file:
+        usual = list(csv.DictReader(file))
+    networks: dict[str, dict[str, float]] = {}
+    for records, title in ((usual, "{}"), (ignored, "{}, vehicles of the others ignored")):
+        for r in records:
+            if (r["dataset"], r["parameters"], r["views"]) == ("cityscapes", "float16", "1"):
+                networks.setdefault(title.format(r["network"]), {})[r["class"]] = float(r["iou"])
     lines = []
-    for (cut, images), of in sorted(seeds.items()):
-        differences = [a - b for a, b in zip(of["cdcl"], of["single"], strict=True)]
-        means = [f"{fmean(of['cdcl']):.1f}", f"{fmean(of['single']):.1f}", f"{fmean(differences):+.1f}"]
-        lines.append([cut, str(images), *means, " / ".join(f"{value:+.1f}" for value in differences)])
-    titles = [get_method(method).title for method in ("cdcl", "single")]
-    return markdown(["mIoU % on", "images", *titles, "difference", "by seed"], lines)
+    for network, of in networks.items():
+        others = [iou for name, iou in of.items() if name not in LARGE]
+        values = [*(of[name] for name in LARGE), fmean(others), fmean(of.values())]
+        lines.append([network, *(f"{value:.1f}" for value in values)])
+    return markdown(["IoU %", *LARGE, "mean of the other 16", "mIoU"], lines)
 
 
 if __name__ == "__main__":
