@@ -46,7 +46,7 @@ def table(name: str) -> str:
         return new_city(records)
     if name == "recipe":
         return recipe(records)
-    if name == "ignored_classes":
+    if name in ("zoo_lite0_classes", "ignored_classes"):
         return large_vehicles(records)
     if "miou" not in records[0]:
         return markdown(list(records[0]), [list(record.values()) for record in records])
@@ -98,15 +98,12 @@ def recipe(records: list[dict[str, str]]) -> str:
     return markdown([f"mIoU % on {' / '.join(datasets)}", *header, "difference"], lines)
 
 
-def large_vehicles(ignored: list[dict[str, str]]) -> str:
-    """Return how networks do on the large vehicles of Cityscapes, with `ignored_classes.py` and without."""
-    with (RESULTS / "zoo_lite0_classes.csv").open(newline="") as file:
-        usual = list(csv.DictReader(file))
+def large_vehicles(records: list[dict[str, str]]) -> str:
+    """Return the IoU of networks on the large vehicles of Cityscapes, and on its other classes."""
     networks: dict[str, dict[str, float]] = {}
-    for records, title in ((usual, "{}"), (ignored, "{}, vehicles of the others ignored")):
-        for r in records:
-            if (r["dataset"], r["parameters"], r["views"]) == ("cityscapes", "float16", "1"):
-                networks.setdefault(title.format(r["network"]), {})[r["class"]] = float(r["iou"])
+    for r in records:
+        if (r["dataset"], r["parameters"], r["views"]) == ("cityscapes", "float16", "1"):
+            networks.setdefault(r["network"], {})[r["class"]] = float(r["iou"])
     lines = []
     for network, of in networks.items():
         others = [iou for name, iou in of.items() if name not in LARGE]
