@@ -3,8 +3,8 @@
 Everything else in the copy links to the original, also the labels of the other splits.
 
 Run: python benchmarks/ignored_classes.py DATA runs/ignored_data camvid-320=car idd-lite=vehicles
-    dabnn train benchmarks/recipes/ignored.yaml --method cdcl --seed 1 --data runs/ignored_data
-    python benchmarks/zoo.py benchmarks/recipes/ignored.yaml runs/ignored/cdcl-seed1 --views 1 --data DATA
+    dabnn train benchmarks/ignored_classes.yaml --method cdcl --seed 1 --data runs/ignored_data
+    python benchmarks/zoo.py benchmarks/ignored_classes.yaml runs/ignored/cdcl-seed1 --views 1 --data DATA
 Writes: the copy; `zoo.py` writes benchmarks/results/ignored.csv and ignored_classes.csv.
 """
 
