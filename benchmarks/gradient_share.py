@@ -1,9 +1,9 @@
 """Measure how large each dataset's gradient is in the weights that all share.
 
 AdamW divides a step by the size of the summed gradient, so it is not the size of a dataset's gradient that
-counts but its share in the sum. "rate" is its norm over the root of the sum of all squared norms: what is left
-to it of the learning rate that a network of this dataset alone has. Three equal datasets have 0.58 each, as the
-gradients of different batches are nearly orthogonal.
+counts but its share in the sum. "rate" is its norm over the root of the sum of all squared norms: of the
+learning rate that a network of this dataset alone has, what is left to it. Three equal datasets have 0.58
+each, as the gradients of different batches are nearly orthogonal.
 
 Run: python benchmarks/gradient_share.py examples/configs/zoo_lite0.yaml cdcl-pspnet-lite0
 Writes: its lines, root mean squares over batches, into benchmarks/results/gradient_share.csv, beside those of
