@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from math import isfinite
 from pathlib import Path
@@ -148,7 +148,8 @@ def _info(config: Config, datasets: dict[str, DatasetInfo], record: Mapping[str,
         std=config.images.std,
         name=config.name,
         recipe=f"Method: {method.title}, {first['steps']} steps. Initialisation: {start}. "
-        f"Images: {_listed(asdict(config.images))}. Training: {_listed(asdict(method.training(config)))}.",
+        f"Images: {_listed(asdict(config.images))}. Training: {_listed(asdict(method.training(config)))}."
+        f"{_weights(config, datasets)}",
         paper=PAPER if first["method"] == "cdcl" else "",
     )
 
@@ -159,6 +160,13 @@ def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(
         f"{key} {value}" for key, value in used.items() if value is not None and value is not False
     )
+
+
+def _weights(config: Config, names: Iterable[str]) -> str:
+    """Say the loss weights of the datasets, if they differ from 1."""
+    weights = {name: config.datasets[name].weight for name in names}
+    listed = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+    return "" if set(weights.values()) == {1.0} else f" Loss weights: {listed}."
 
 
 def choose_branch(branch: str | None, names: list[str], run: str | Path, option: str) -> str:

@@ -85,6 +85,13 @@ def test_a_card_says_how_the_network_began_and_names_the_paper_for_its_method_on
     assert info_of(load_run(cdcl_run.parent / "shared_bn-seed0").model).paper == ""
 
 
+def test_a_card_says_the_loss_weights_of_datasets_that_do_not_count_alike(copied: Path) -> None:
+    assert "Loss weights" not in info_of(load_run(copied).model).recipe
+    change(copied, lambda record: record["config"]["datasets"]["oldtown"].update(weight=1.9))
+    recipe = info_of(load_run(copied).model).recipe
+    assert recipe.endswith("Loss weights: northport 1, oldtown 1.9, sunvale 1.")
+
+
 @pytest.mark.parametrize("method", ["shared_bn-seed0", "single-seed0/oldtown"])
 def test_runs_of_every_method_load(cdcl_run: Path, method: str) -> None:
     model, config, datasets = load_run(cdcl_run.parent / method)
