@@ -53,7 +53,7 @@ def main(
     for name, dataset in datasets.items():
         drawn = zip(range(batches), build_train_loader(experiment, dataset, SEED), strict=False)
         squares = [squared_norm(model.train(), name, losses[name], batch) for _, batch in drawn]
-        norms[name] = (sum(squares) / len(squares)) ** 0.5
+        norms[name] = experiment.datasets[name].weight * (sum(squares) / len(squares)) ** 0.5
     of = {"recipe": experiment.name, "network": network}
     rows = [
         of | {"dataset": name, "norm": f"{norm:.3f}", "rate": f"{norm / hypot(*norms.values()):.2f}"}

@@ -1,18 +1,17 @@
-"""Train on a part of the training data, and measure every class on images that were seen and that were not.
+"""Train on a part of the training data, and measure every class on the rest of it.
 
-As in `learning_rate.py` the first 80 % of each training split train; the first and the last 20 % measure. The
-evaluation splits are not read. The table has a line per config, method, seed, dataset, part and class: IoU in
-percent, and which other class most of its missed pixels are taken for, with their share of all its pixels.
+As in `learning_rate.py` the first 80 % of each training split train, the last 20 % measure, and the
+evaluation splits are not read. The table has a line per config, method, seed, dataset and class.
 
-Run: python benchmarks/held_out.py benchmarks/held_out/equal.yaml --method cdcl
-    python benchmarks/held_out.py benchmarks/held_out/equal.yaml --method single --dataset cityscapes
-Writes: its lines into benchmarks/results/held_out.csv, beside those of other calls, and held_out.json
-    (versions, commits).
+Run: cd benchmarks/held_out
+    python ../held_out.py equal.yaml by_classes.yaml --method cdcl
+    python ../held_out.py equal.yaml low_rate.yaml --method single --dataset cityscapes
+Writes: its lines, IoU in percent, into benchmarks/results/held_out.csv, beside those of other calls, and
+    held_out.json (versions, commits).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -22,15 +21,9 @@ import typer
 from learning_rate import RESULTS, on_train
 from merge import merge
 
-from dabnn.evaluation import SegmentationResult
-from dabnn.experiments.build import build_dataset, data_directory
 from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.results import read_json
 from dabnn.experiments.run import run_folder, run_method
-from dabnn.experiments.saved import load_run
-from dabnn.experiments.zero_shot import evaluate_branch
-
-PARTS = {"seen": "[:20%]", "unseen": "[80%:]"}
 
 
 def main(
@@ -42,42 +35,19 @@ def main(
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
 ) -> None:
     for path, name, number in product(configs, method, seed):
-        whole = load_config(path)
-        config = only(whole, dataset or list(whole.datasets))
-        run_method(on_train(config), name, number, out / config.name, data_dir=data)
+        config = on_train(only(load_config(path), dataset))
+        folder = out / config.name
+        run_method(config, name, number, folder, data_dir=data)
         for trained in config.datasets:
-            folder = run_folder(out / config.name, name, number, [trained])
+            record: Any = read_json(run_folder(folder, name, number, [trained]) / "result.json")
             of = {"config": path.stem, "method": name, "seed": number, "dataset": trained}
-            rows = [of | row for row in measure(folder, config, trained, data)]
-            record: Any = read_json(folder / "result.json")
-            keys = [*of, "part", "class"]
-            merge(RESULTS / "held_out.csv", rows, keys, [record["environment"]])
+            rows = [of | {"class": key, "iou": f"{iou:.2f}"} for key, iou in record["iou"][trained].items()]
+            merge(RESULTS / "held_out.csv", rows, [*of, "class"], [record["environment"]])
 
 
 def only(config: Config, names: list[str]) -> Config:
-    """Return the same experiment with some of its datasets."""
-    return replace(config, datasets={name: config.datasets[name] for name in names})
-
-
-def measure(folder: Path, config: Config, name: str, data: Path | None) -> Iterator[dict[str, object]]:
-    """Yield the lines of one dataset of a finished training."""
-    saved = load_run(folder)
-    for part, images in PARTS.items():
-        entry = config.datasets[name]
-        measured = replace(config, datasets={name: replace(entry, evaluate=f"{entry.train}{images}")})
-        dataset = build_dataset(measured, name, train=False, data_dir=data_directory(config, data))
-        result = evaluate_branch(saved, name, dataset)
-        for number, (key, iou) in enumerate(result.iou.items()):
-            yield {"part": part, "class": key, "iou": f"{iou:.2f}"} | mistaken(result, number)
-
-
-def mistaken(result: SegmentationResult, number: int) -> dict[str, str]:
-    """Return what most missed pixels of a class are taken for."""
-    pixels = result.confusion[number].double()
-    missed = pixels.clone()
-    missed[number] = 0
-    other = int(missed.argmax())
-    return {"taken_for": list(result.iou)[other], "share": f"{100 * missed[other] / pixels.sum():.1f}"}
+    """Return the same experiment with some of its datasets, or with all if none is named."""
+    return replace(config, datasets={name: config.datasets[name] for name in names or config.datasets})
 
 
 if __name__ == "__main__":

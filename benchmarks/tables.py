@@ -23,6 +23,7 @@ ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 LARGE = ("truck", "bus", "train")
+PARTS = (*LARGE, "mean of the other 16", "cityscapes")
 BLOCK = re.compile(r"(<!-- results:(\w+) -->\n).*?(<!-- /results -->)", re.DOTALL)
 
 
@@ -46,8 +47,10 @@ def table(name: str) -> str:
         return new_city(records)
     if name == "recipe":
         return recipe(records)
-    if name in ("zoo_lite0_classes", "ignored_classes"):
+    if name in ("zoo_lite0_classes", "zoo_lite0_equal_classes"):
         return large_vehicles(records)
+    if name == "held_out":
+        return held_out(records)
     if "miou" not in records[0]:
         return markdown(list(records[0]), [list(record.values()) for record in records])
     rows = [
@@ -104,12 +107,33 @@ def large_vehicles(records: list[dict[str, str]]) -> str:
     for r in records:
         if (r["dataset"], r["parameters"], r["views"]) == ("cityscapes", "float16", "1"):
             networks.setdefault(r["network"], {})[r["class"]] = float(r["iou"])
-    lines = []
-    for network, of in networks.items():
-        others = [iou for name, iou in of.items() if name not in LARGE]
-        values = [*(of[name] for name in LARGE), fmean(others), fmean(of.values())]
-        lines.append([network, *(f"{value:.1f}" for value in values)])
-    return markdown(["IoU %", *LARGE, "mean of the other 16", "mIoU"], lines)
+    return markdown(["IoU %", *PARTS], [[network, *parts(of)] for network, of in networks.items()])
+
+
+def held_out(records: list[dict[str, str]]) -> str:
+    """Return the table of `held_out.py`: the same parts of Cityscapes, and the mIoU of the other datasets."""
+    runs: dict[tuple[str, str, str], dict[str, dict[str, float]]] = {}
+    for r in records:
+        run = runs.setdefault((r["config"], r["method"], r["seed"]), {})
+        run.setdefault(r["dataset"], {})[r["class"]] = float(r["iou"])
+    others = ("camvid", "idd")
+    lines = [
+        [
+            f"{get_method(method).title}, {config.replace('_', ' ')}",
+            seed,
+            *parts(run["cityscapes"]),
+            *(f"{fmean(run[name].values()):.1f}" if name in run else "" for name in others),
+        ]
+        for (config, method, seed), run in runs.items()
+    ]
+    return markdown(["IoU %", "seed", *PARTS, *others], lines)
+
+
+def parts(iou: dict[str, float]) -> list[str]:
+    """Return the large vehicles of Cityscapes, the mean of its other classes and that of all."""
+    others = [value for name, value in iou.items() if name not in LARGE]
+    values = [*(iou[name] for name in LARGE), fmean(others), fmean(iou.values())]
+    return [f"{value:.1f}" for value in values]
 
 
 if __name__ == "__main__":
