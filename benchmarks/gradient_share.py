@@ -2,8 +2,8 @@
 
 AdamW divides a step by the size of the summed gradient, so it is not the size of a dataset's gradient that
 counts but its share in the sum. "rate" is its norm over the root of the sum of all squared norms: of the
-learning rate that a network of this dataset alone has, what is left to it. Three equal datasets have 0.58
-each, as the gradients of different batches are nearly orthogonal.
+learning rate that a network of this dataset alone has, what is left to it if the gradients of different
+datasets are orthogonal. Three of one size have 0.58 each.
 
 Run: python benchmarks/gradient_share.py examples/configs/zoo_lite0.yaml cdcl-pspnet-lite0
 Writes: its lines, root mean squares over batches, into benchmarks/results/gradient_share.csv, beside those of
@@ -23,7 +23,7 @@ from torch import nn
 
 import dabnn
 from dabnn.data.batch import Batch
-from dabnn.experiments.build import build_dataset, build_model, build_train_loader, data_directory
+from dabnn.experiments.build import build_dataset, build_train_loader, data_directory
 from dabnn.experiments.config import load_config
 from dabnn.experiments.losses import build_losses
 from dabnn.experiments.results import environment
@@ -36,7 +36,7 @@ SEED = 1
 
 def main(
     config: Annotated[Path, typer.Argument(help="YAML file of the training.")],
-    network: Annotated[str, typer.Argument(help="Folder of a training, name of a model, or `untrained`.")],
+    network: Annotated[str, typer.Argument(help="Folder of a training, or name of a model.")],
     batches: Annotated[int, typer.Option(help="Batches of each dataset.")] = 24,
     data: Annotated[Path | None, typer.Option(help="Folder of the datasets.")] = None,
 ) -> None:
@@ -47,12 +47,12 @@ def main(
     }
     widths = {name: len(dataset.classes) for name, dataset in datasets.items()}
     torch.manual_seed(SEED)
-    model = build_model(experiment, widths) if network == "untrained" else load_model(network)
+    model = load_model(network).train()
     losses = build_losses(experiment, widths)
     norms = {}
     for name, dataset in datasets.items():
         drawn = zip(range(batches), build_train_loader(experiment, dataset, SEED), strict=False)
-        squares = [squared_norm(model.train(), name, losses[name], batch) for _, batch in drawn]
+        squares = [squared_norm(model, name, losses[name], batch) for _, batch in drawn]
         norms[name] = experiment.datasets[name].weight * (sum(squares) / len(squares)) ** 0.5
     of = {"recipe": experiment.name, "network": network}
     rows = [
