@@ -4,7 +4,7 @@ As in `learning_rate.py` the first 80 % of each training split train, the last 2
 evaluation splits are not read. The table has a line per config, method, seed, dataset and class.
 
 Run: cd benchmarks/held_out
-    python ../held_out.py equal.yaml by_classes.yaml --method cdcl
+    python ../held_out.py equal.yaml by_classes.yaml by_norms.yaml --method cdcl
     python ../held_out.py equal.yaml low_rate.yaml --method single --dataset cityscapes
 Writes: its lines, IoU in percent, into benchmarks/results/held_out.csv, beside those of other calls, and
     held_out.json (versions, commits).
