@@ -5,7 +5,7 @@ counts but its share in the sum. "rate" is its norm over the root of the sum of 
 learning rate that a network of this dataset alone has, what is left to it if the gradients of different
 datasets are orthogonal. Three of one size have 0.58 each.
 
-Run: python benchmarks/gradient_share.py examples/configs/zoo_lite0.yaml cdcl-pspnet-lite0
+Run: python benchmarks/gradient_share.py examples/configs/strong.yaml runs/strong/cdcl-seed0
 Writes: its lines, root mean squares over batches, into benchmarks/results/gradient_share.csv, beside those of
     other calls, and gradient_share.json (versions, commits).
 """

@@ -7,7 +7,8 @@ Networks of the package, by name, are measured as they are stored.
 Run: python benchmarks/zoo.py examples/configs/zoo_lite0.yaml runs/zoo_lite0/cdcl-seed0
     python benchmarks/zoo.py examples/configs/zoo_r18.yaml cdcl-pspnet-r18
 Writes: its lines, mIoU and IoU in percent, into benchmarks/results/zoo_lite0.csv and zoo_lite0_classes.csv
-    (named after the config), beside those of other calls; versions and commits into the JSON files there.
+    (named after the experiment; trained with --steps 2000, zoo_lite0_2000), beside those of other calls;
+    versions and commits into the JSON files there.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ def main(
                 "parameters": "float16" if half else "float32",
                 "views": view,
             }
-            write(experiment.name, of, results, [environment(), *made])
+            write(loaded[0].config.name, of, results, [environment(), *made])
 
 
 def halves(*, stored: bool, view: int) -> list[bool]:
