@@ -47,7 +47,7 @@ def table(name: str) -> str:
         return new_city(records)
     if name == "recipe":
         return recipe(records)
-    if name in ("strong_classes", "zoo_lite0_2000_classes", "zoo_lite0_classes"):
+    if {"network", "class"} <= records[0].keys():
         return large_vehicles(records)
     if name == "held_out":
         return held_out(records)
