@@ -22,7 +22,7 @@ from merge import merge
 from torch import nn
 
 import dabnn
-from dabnn.data.batch import Batch
+from dabnn.batch import Batch
 from dabnn.experiments.build import build_dataset, build_train_loader, data_directory
 from dabnn.experiments.config import load_config
 from dabnn.experiments.losses import build_losses

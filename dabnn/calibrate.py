@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dabnn.adapters import named_switches
-from dabnn.data.batch import inputs_of
+from dabnn.batch import inputs_of
 from dabnn.errors import DataError, NoBatchNormFoundError
 from dabnn.evaluation import eval_mode
 from dabnn.selection import Dataset, find_selection, unwrap, use_dataset

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dabnn.data.batch import inputs_of, target_of
+from dabnn.batch import inputs_of, target_of
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
 
 Predict = Callable[[nn.Module, Tensor], Tensor]

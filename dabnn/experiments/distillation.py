@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dabnn
-from dabnn.data.batch import Batch, inputs_of
+from dabnn.batch import Batch, inputs_of
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import ImageConfig
 from dabnn.experiments.saved import load_model

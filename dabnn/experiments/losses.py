@@ -8,7 +8,7 @@ from typing import Any
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor
 
-from dabnn.data.batch import Batch, target_of
+from dabnn.batch import Batch, target_of
 from dabnn.experiments.config import Config, TrainingConfig
 from dabnn.experiments.distillation import distilled, load_teacher
 from dabnn.training import cross_entropy

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 import dabnn
+from dabnn.batch import inputs_of
 from dabnn.data import SegmentationDataset
-from dabnn.data.batch import inputs_of
 from dabnn.errors import DataError
 from dabnn.evaluation.inference import pad_images
 from dabnn.experiments.build import build_eval_loader

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dabnn.data.batch import Batch, target_of
+from dabnn.batch import Batch, target_of
 from dabnn.errors import ConfigError, DataError
 
 LossFunction = Callable[[Any, Any], Tensor]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from dabnn.data.batch import inputs_of
+from dabnn.batch import inputs_of
 from dabnn.errors import FusedForwardError
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.libraries import LINEAR

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from dabnn.data.batch import inputs_of
+from dabnn.batch import inputs_of
 from dabnn.errors import ConfigError, DataError
 from dabnn.selection import find_selection, use_dataset, use_segments
 from dabnn.training.batch import Draw, LossFunction

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from dabnn.data.batch import inputs_of, target_of
+from dabnn.batch import inputs_of, target_of
 from dabnn.errors import ConfigError, DataError
 from dabnn.training import cross_entropy
 from dabnn.training.batch import to_channels_last
