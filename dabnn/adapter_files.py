@@ -16,9 +16,9 @@ import dabnn
 from dabnn.adapters import add_dataset, named_switches
 from dabnn.convertible import check_classifier
 from dabnn.errors import CheckpointError
-from dabnn.files import checksum, folder_written_atomically, standing
 from dabnn.layers import DatasetAwareHead
 from dabnn.selection import Dataset, find_selection, unwrap
+from dabnn.storage.atomic import checksum, folder_written_atomically, standing
 
 FORMAT = 1
 WEIGHTS, HEADER = "branch.safetensors", "branch.json"

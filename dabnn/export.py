@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from dabnn.errors import ConfigError, ConversionError, DabnnError
-from dabnn.files import written_atomically
 from dabnn.layers import DatasetSwitch
+from dabnn.storage.atomic import written_atomically
 
 Format = Literal["onnx", "pt2"]
 

@@ -15,13 +15,13 @@ from torch import nn
 import dabnn
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.extract import INFO
-from dabnn.files import standing
 from dabnn.hub_errors import readable_errors
 from dabnn.models import _registry
 from dabnn.models.info import DatasetInfo, ModelInfo
 from dabnn.pretrained import CONFIG, WEIGHTS, info_of, is_whole, lacking, load_pretrained, read_config
 from dabnn.publish import PUBLISHED, write_folder
 from dabnn.selection import find_selection
+from dabnn.storage.atomic import standing
 
 PREFIX = "hf-hub:"
 REPO = re.compile(r"\w[\w.-]*/\w[\w.-]*(@.+)?")

@@ -17,10 +17,16 @@ from torch import Tensor, nn
 import dabnn
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.extract import INFO
-from dabnn.files import check_replaceable, checksum, folder_written_atomically, listed, read_safetensors
 from dabnn.models.info import DatasetInfo, ModelInfo, explain, from_json, to_json
 from dabnn.models.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap
+from dabnn.storage.atomic import (
+    check_replaceable,
+    checksum,
+    folder_written_atomically,
+    listed,
+    read_safetensors,
+)
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PARTS = (CONFIG, WEIGHTS, "README.md", "LICENSE", "branches")

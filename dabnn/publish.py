@@ -13,7 +13,6 @@ from torch import nn
 import dabnn
 from dabnn.card import TERMS, model_card
 from dabnn.errors import ConfigError
-from dabnn.files import folder_written_atomically
 from dabnn.models.info import ModelInfo
 from dabnn.pretrained import (
     PARTS,
@@ -25,6 +24,7 @@ from dabnn.pretrained import (
     round_parameters,
     write_model,
 )
+from dabnn.storage.atomic import folder_written_atomically
 
 BRANCHES = "branches"
 """Folder of the files of each dataset, see `dabnn.load_dataset`."""

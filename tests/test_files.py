@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 import dabnn
 from dabnn.errors import CheckpointError
-from dabnn.files import folder_written_atomically, standing, written_atomically
+from dabnn.storage.atomic import folder_written_atomically, standing, written_atomically
 
 IMAGES = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 
@@ -70,7 +70,7 @@ def test_a_folder_that_cannot_take_its_name_stays_as_it_was(folder, monkeypatch)
             raise OSError("Input/output error")
         rename(source, target)
 
-    monkeypatch.setattr("dabnn.files.os.replace", replace)
+    monkeypatch.setattr("dabnn.storage.atomic.os.replace", replace)
     with pytest.raises(CheckpointError, match="Input/output error; an older one of that name is untouched"):
         fill(folder)
 
@@ -87,7 +87,7 @@ def test_a_folder_is_written_through_a_link(tmp_path):
 
 KILLED = """
 import os, signal, sys
-import dabnn, dabnn.files
+import dabnn, dabnn.storage.atomic
 from dabnn.adapter_files import save_dataset
 from dabnn.pretrained import save_pretrained
 kind, old, new, moment = sys.argv[1:]

@@ -11,7 +11,7 @@ from typing import Any
 from dabnn.evaluation import SegmentationResult
 from dabnn.experiments.comparison import markdown
 from dabnn.experiments.results import environment, write_json
-from dabnn.files import written_atomically
+from dabnn.storage.atomic import written_atomically
 
 HEADER = ["class", "IoU %"]
 COLUMNS = ["dataset", "measure", "class", "percent", "note"]

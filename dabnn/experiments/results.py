@@ -17,7 +17,7 @@ import dabnn
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import Config, parse_config, to_dict
 from dabnn.experiments.methods import METHODS
-from dabnn.files import written_atomically
+from dabnn.storage.atomic import written_atomically
 
 VERSIONED = ("torch", "torchvision", "timm", "segmentation-models-pytorch")
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import dabnn
 from dabnn.errors import CheckpointError
-from dabnn.files import checksum
+from dabnn.storage.atomic import checksum
 
 FORMAT = 1
 

@@ -25,7 +25,7 @@ from dabnn.experiments.paper.measure import folder_of
 from dabnn.experiments.results import environment, write_json
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run
-from dabnn.files import written_atomically
+from dabnn.storage.atomic import written_atomically
 from dabnn.training import Callback
 
 FIGURE_SEEDS = (0, 1, 2)

@@ -16,7 +16,7 @@ from dabnn.experiments.results import Row, environment, read_json, read_rows, wr
 from dabnn.experiments.run import run_folder
 from dabnn.experiments.saved import load_run
 from dabnn.experiments.zero_shot import evaluate_branch
-from dabnn.files import checksum
+from dabnn.storage.atomic import checksum
 
 MEASURED = "measured"
 """Folder, inside that of a training, of what is measured with it besides its own datasets."""

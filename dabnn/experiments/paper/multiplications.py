@@ -18,8 +18,8 @@ from dabnn.experiments.comparison import markdown
 from dabnn.experiments.figures import cost_plot
 from dabnn.experiments.paper.tables import load_experiment
 from dabnn.experiments.results import environment, write_json
-from dabnn.files import written_atomically
 from dabnn.models._registry import architecture
+from dabnn.storage.atomic import written_atomically
 
 SIZE = (1024, 2048)
 SCALES = (0.5, 0.75, 1.0, 1.25)

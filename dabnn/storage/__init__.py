@@ -1,0 +1,1 @@
+"""Write and read files so that nothing is ever half there."""
