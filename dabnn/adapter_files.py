@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import dabnn
 from dabnn.adapters import add_dataset, named_switches
-from dabnn.convertible import check_classifier
+from dabnn.conversion.checks import check_classifier
 from dabnn.errors import CheckpointError
 from dabnn.layers import DatasetAwareHead
 from dabnn.selection import Dataset, find_selection, unwrap

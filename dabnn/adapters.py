@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dabnn.conversion.checks import check_classifier
 from dabnn.conversion.plan import HeadFactory
 from dabnn.convert import resize_classifier
-from dabnn.convertible import check_classifier
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.layers.batch_norm import copy_without_hooks, memo_outside
 from dabnn.libraries import LINEAR, width_attribute

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dabnn.convertible import check_classifier, check_model, check_sites
+from dabnn.conversion.checks import check_classifier, check_model, check_sites
 from dabnn.errors import ClassifierNotFoundError, ConversionError, DabnnWarning, NoBatchNormFoundError
 from dabnn.libraries import find_classifiers
 from dabnn.selection import DatasetSelection
