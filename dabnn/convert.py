@@ -8,11 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from dabnn.conversion.libraries import block_plain_saving, width_attribute
 from dabnn.conversion.plan import BATCH_NORMS, ConversionReport, HeadFactory, plan_conversion
 from dabnn.errors import ClassifierNotFoundError, ConversionError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead, DatasetSwitch
 from dabnn.layers.batch_norm import Share, copy_without_hooks, memo_outside, move_hooks
-from dabnn.libraries import block_plain_saving, width_attribute
 from dabnn.selection import SELECTION_ATTRIBUTE, DatasetSelection
 
 logger = logging.getLogger(__name__)

@@ -9,9 +9,9 @@ from typing import Any
 
 from torch import nn
 
+from dabnn.conversion.libraries import LINEAR, allow_plain_saving, set_num_classes
 from dabnn.layers import DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
 from dabnn.layers.batch_norm import move_hooks
-from dabnn.libraries import LINEAR, allow_plain_saving, set_num_classes
 from dabnn.selection import SELECTION_ATTRIBUTE, Dataset, find_selection, unwrap
 
 INFO = "dabnn_info"

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
+from dabnn.conversion.libraries import LINEAR
 from dabnn.errors import ConversionError
 from dabnn.layers import DatasetSwitch
-from dabnn.libraries import LINEAR
 
 TOLERANCE = 1e-4
 """Largest difference allowed between the model and its folded copy, relative to the largest output."""

@@ -10,10 +10,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
+from dabnn.conversion.libraries import LINEAR, width_attribute
 from dabnn.errors import ClassifierNotFoundError, ConversionError
 from dabnn.layers import DatasetSwitch
 from dabnn.layers.batch_norm import HOOKS
-from dabnn.libraries import LINEAR, width_attribute
 from dabnn.selection import SELECTION_ATTRIBUTE
 
 _PARALLEL = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}

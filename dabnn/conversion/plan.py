@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dabnn.conversion.checks import check_classifier, check_model, check_sites
+from dabnn.conversion.libraries import find_classifiers
 from dabnn.errors import ClassifierNotFoundError, ConversionError, DabnnWarning, NoBatchNormFoundError
-from dabnn.libraries import find_classifiers
 from dabnn.selection import DatasetSelection
 
 HeadFactory = Callable[[nn.Module, int], nn.Module]

@@ -13,11 +13,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
 from dabnn.adapters import named_switches
+from dabnn.conversion.libraries import find_classifiers, width_attribute
 from dabnn.conversion.plan import BATCH_NORMS
 from dabnn.errors import ConfigError, DabnnError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
 from dabnn.layers.batch_norm import HOOKS
-from dabnn.libraries import find_classifiers, width_attribute
 from dabnn.models.info import Build, ModelInfo
 from dabnn.models.source import source_of
 from dabnn.selection import find_selection

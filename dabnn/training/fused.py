@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dabnn.batch import inputs_of
+from dabnn.conversion.libraries import LINEAR
 from dabnn.errors import FusedForwardError
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
-from dabnn.libraries import LINEAR
 from dabnn.selection import find_selection
 from dabnn.training.batch import Draw
 

@@ -18,8 +18,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils import _pytree as pytree
 
 import dabnn
+from dabnn.conversion.libraries import find_classifiers
 from dabnn.errors import ClassifierNotFoundError, NoBatchNormFoundError
-from dabnn.libraries import find_classifiers
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from catalogue import Architecture
 
 import dabnn
+from dabnn.conversion.libraries import find_classifiers
 from dabnn.errors import ClassifierNotFoundError
-from dabnn.libraries import find_classifiers
 
 # Fast, and different: batch norms with activations, two classifiers, a batch norm inside the classifier.
 FAST = ("test_resnet", "test_efficientnet", "test_byobnet", "lcnet_050", "levit_128s")

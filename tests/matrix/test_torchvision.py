@@ -12,8 +12,8 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 
 import dabnn
+from dabnn.conversion.libraries import find_classifiers
 from dabnn.errors import ClassifierNotFoundError, NoBatchNormFoundError
-from dabnn.libraries import find_classifiers
 
 CLASSES = (19, 11, 7)
 FILES = catalogue.torchvision_files()
