@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dabnn.conversion.checks import check_classifier
+from dabnn.conversion.convert import resize_classifier
 from dabnn.conversion.libraries import LINEAR, width_attribute
 from dabnn.conversion.plan import HeadFactory
-from dabnn.convert import resize_classifier
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.layers.batch_norm import copy_without_hooks, memo_outside
 from dabnn.selection import Dataset, DatasetSelection, find_selection, unwrap
