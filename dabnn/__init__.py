@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from dabnn.adapter_files import load_dataset, save_dataset
 from dabnn.adapters import add_dataset, remove_dataset
 from dabnn.conversion.convert import convert_to_dataset_aware
+from dabnn.conversion.extract import branch_parameters, extract_dataset, shared_parameters
 from dabnn.conversion.plan import ConversionReport, plan_conversion
-from dabnn.extract import branch_parameters, extract_dataset, shared_parameters
 from dabnn.fold import fold_batch_norm
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
 from dabnn.mixed import forward_mixed

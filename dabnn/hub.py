@@ -13,8 +13,8 @@ from pathlib import Path
 from torch import nn
 
 import dabnn
+from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
-from dabnn.extract import INFO
 from dabnn.hub_errors import readable_errors
 from dabnn.models import _registry
 from dabnn.models.info import DatasetInfo, ModelInfo

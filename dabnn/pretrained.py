@@ -15,8 +15,8 @@ from safetensors.torch import save_model
 from torch import Tensor, nn
 
 import dabnn
+from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
-from dabnn.extract import INFO
 from dabnn.models.info import DatasetInfo, ModelInfo, explain, from_json, to_json
 from dabnn.models.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap

@@ -10,8 +10,8 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 import dabnn
+from dabnn.conversion.extract import INFO
 from dabnn.errors import ConfigError, DataError, NotDatasetAwareError, UnknownDatasetError
-from dabnn.extract import INFO
 from dabnn.models import DatasetInfo, ModelInfo
 
 

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import dabnn
+from dabnn.conversion.extract import INFO
 from dabnn.data import READERS, SegmentationDataset
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
@@ -21,7 +22,6 @@ from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.methods import get_method
-from dabnn.extract import INFO
 from dabnn.models import DatasetInfo, ModelInfo
 from dabnn.models.info import PAPER
 from dabnn.pretrained import is_pretrained
