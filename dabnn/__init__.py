@@ -13,6 +13,7 @@ from dabnn.adapters import add_dataset, remove_dataset
 from dabnn.conversion.convert import convert_to_dataset_aware
 from dabnn.conversion.extract import branch_parameters, extract_dataset, shared_parameters
 from dabnn.conversion.plan import ConversionReport, plan_conversion
+from dabnn.conversion.state_dict import load_state_dict
 from dabnn.fold import fold_batch_norm
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
 from dabnn.mixed import forward_mixed
@@ -23,7 +24,6 @@ from dabnn.selection import (
     set_dataset,
     use_dataset,
 )
-from dabnn.state_dict import load_state_dict
 
 if TYPE_CHECKING:
     from dabnn.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers

@@ -9,8 +9,8 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from dabnn.conversion.state_dict import load_checked
 from dabnn.errors import ConfigError
-from dabnn.state_dict import load_checked
 
 
 def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dabnn.conversion.state_dict import load_checked
 from dabnn.errors import ConfigError
-from dabnn.state_dict import load_checked
 
 PREFIXES = ("encoder.model.", "encoder.", "model.")
 """Where the backbone is in models of segmentation-models-pytorch, and in its encoders that are timm's."""
