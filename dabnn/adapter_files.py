@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import dabnn
-from dabnn.adapters import add_dataset, named_switches
+from dabnn.branches.add_remove import add_dataset, named_switches
 from dabnn.conversion.checks import check_classifier
 from dabnn.errors import CheckpointError
 from dabnn.layers import DatasetAwareHead

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from dabnn.adapters import named_switches
 from dabnn.batch import inputs_of
+from dabnn.branches.add_remove import named_switches
 from dabnn.errors import DataError, NoBatchNormFoundError
 from dabnn.evaluation import eval_mode
 from dabnn.selection import Dataset, find_selection, unwrap, use_dataset

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import dabnn
-from dabnn.adapters import named_switches
+from dabnn.branches.add_remove import named_switches
 from dabnn.experiments.build import new_head
 from dabnn.experiments.saved import load_run
 from dabnn.layers import DatasetAwareBatchNorm

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
-from dabnn.adapters import named_switches
+from dabnn.branches.add_remove import named_switches
 from dabnn.conversion.libraries import find_classifiers, width_attribute
 from dabnn.conversion.plan import BATCH_NORMS
 from dabnn.errors import ConfigError, DabnnError

@@ -1,0 +1,1 @@
+"""The life of a dataset in a converted model: add, save, recalibrate, recognise, remove."""
