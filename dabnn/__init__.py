@@ -8,8 +8,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from dabnn.adapter_files import load_dataset, save_dataset
 from dabnn.branches.add_remove import add_dataset, remove_dataset
+from dabnn.branches.save_load import load_dataset, save_dataset
 from dabnn.conversion.convert import convert_to_dataset_aware
 from dabnn.conversion.extract import branch_parameters, extract_dataset, shared_parameters
 from dabnn.conversion.plan import ConversionReport, plan_conversion

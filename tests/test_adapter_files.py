@@ -10,7 +10,7 @@ from torch import nn
 from toy_models import ConvNet, TwiceNamed, assert_equal, aware, image_batch, on, randomise
 
 import dabnn
-from dabnn.adapter_files import fingerprint
+from dabnn.branches.save_load import fingerprint
 from dabnn.errors import CheckpointError
 
 

@@ -88,7 +88,7 @@ def test_a_folder_is_written_through_a_link(tmp_path):
 KILLED = """
 import os, signal, sys
 import dabnn, dabnn.storage.atomic
-from dabnn.adapter_files import save_dataset
+from dabnn.branches.save_load import save_dataset
 from dabnn.pretrained import save_pretrained
 kind, old, new, moment = sys.argv[1:]
 model = dabnn.from_pretrained(new)
