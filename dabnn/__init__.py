@@ -26,7 +26,7 @@ from dabnn.selection import (
 )
 
 if TYPE_CHECKING:
-    from dabnn.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
+    from dabnn.branches.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.guess import DatasetGuess, guess_dataset, guess_thresholds
     from dabnn.hub import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models import create_model, list_models, register_model
@@ -90,8 +90,8 @@ _LAZY = {
     "push_to_hub": "dabnn.hub",
     "register_model": "dabnn.models",
     "save_pretrained": "dabnn.pretrained",
-    "recalibrate_batch_norm": "dabnn.calibrate",
-    "sync_batch_norm_buffers": "dabnn.calibrate",
+    "recalibrate_batch_norm": "dabnn.branches.calibrate",
+    "sync_batch_norm_buffers": "dabnn.branches.calibrate",
 }
 
 

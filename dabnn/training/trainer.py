@@ -18,7 +18,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from dabnn.calibrate import sync_batch_norm_buffers
+from dabnn.branches.calibrate import sync_batch_norm_buffers
 from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from dabnn.evaluation import SegmentationResult
 from dabnn.selection import dataset_names
