@@ -27,7 +27,7 @@ from dabnn.selection import (
 
 if TYPE_CHECKING:
     from dabnn.branches.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
-    from dabnn.guess import DatasetGuess, guess_dataset, guess_thresholds
+    from dabnn.branches.guess import DatasetGuess, guess_dataset, guess_thresholds
     from dabnn.hub import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models import create_model, list_models, register_model
     from dabnn.preprocessing import preprocess
@@ -79,9 +79,9 @@ __all__ = [
 # Loaded on first use: importing dabnn imports torch and safetensors only.
 _LAZY = {
     "AlternationTrainer": "dabnn.training",
-    "DatasetGuess": "dabnn.guess",
-    "guess_dataset": "dabnn.guess",
-    "guess_thresholds": "dabnn.guess",
+    "DatasetGuess": "dabnn.branches.guess",
+    "guess_dataset": "dabnn.branches.guess",
+    "guess_thresholds": "dabnn.branches.guess",
     "create_model": "dabnn.models",
     "from_pretrained": "dabnn.hub",
     "get_pretrained_cfg": "dabnn.hub",
