@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from dabnn.branches.add_remove import add_dataset, remove_dataset
+from dabnn.branches.mixed import forward_mixed
 from dabnn.branches.save_load import load_dataset, save_dataset
 from dabnn.conversion.convert import convert_to_dataset_aware
 from dabnn.conversion.extract import branch_parameters, extract_dataset, shared_parameters
@@ -16,7 +17,6 @@ from dabnn.conversion.plan import ConversionReport, plan_conversion
 from dabnn.conversion.state_dict import load_state_dict
 from dabnn.fold import fold_batch_norm
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
-from dabnn.mixed import forward_mixed
 from dabnn.selection import (
     DatasetSelection,
     active_dataset,
