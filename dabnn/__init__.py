@@ -15,7 +15,7 @@ from dabnn.conversion.convert import convert_to_dataset_aware
 from dabnn.conversion.extract import branch_parameters, extract_dataset, shared_parameters
 from dabnn.conversion.plan import ConversionReport, plan_conversion
 from dabnn.conversion.state_dict import load_state_dict
-from dabnn.fold import fold_batch_norm
+from dabnn.deploy.fold import fold_batch_norm
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
 from dabnn.selection import (
     DatasetSelection,

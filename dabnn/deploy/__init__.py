@@ -1,0 +1,1 @@
+"""A finished model at work: prepare images, predict, fold, export."""
