@@ -8,9 +8,9 @@ from torch import nn
 from toy_models import ConvNet, aware, image_batch
 
 import dabnn
-from dabnn import export
+from dabnn.deploy import export
+from dabnn.deploy.export import export_model
 from dabnn.errors import ConfigError, ConversionError, DabnnError
-from dabnn.export import export_model
 
 # Warnings of torch's and onnxscript's own exporters about what they are going to change.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

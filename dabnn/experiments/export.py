@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 import dabnn
+from dabnn.deploy.export import export_model
 from dabnn.errors import ConfigError
 from dabnn.experiments.saved import load_run
-from dabnn.export import export_model
 
 FORMATS = {".onnx": "onnx", ".pt2": "pt2"}
 
