@@ -28,9 +28,9 @@ from dabnn.selection import (
 if TYPE_CHECKING:
     from dabnn.branches.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.branches.guess import DatasetGuess, guess_dataset, guess_thresholds
+    from dabnn.deploy.preprocessing import preprocess
     from dabnn.hub import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models import create_model, list_models, register_model
-    from dabnn.preprocessing import preprocess
     from dabnn.pretrained import save_pretrained
     from dabnn.training import AlternationTrainer
 
@@ -86,7 +86,7 @@ _LAZY = {
     "from_pretrained": "dabnn.hub",
     "get_pretrained_cfg": "dabnn.hub",
     "list_models": "dabnn.models",
-    "preprocess": "dabnn.preprocessing",
+    "preprocess": "dabnn.deploy.preprocessing",
     "push_to_hub": "dabnn.hub",
     "register_model": "dabnn.models",
     "save_pretrained": "dabnn.pretrained",
