@@ -211,8 +211,8 @@ def predict(
     window: Window = None,
 ) -> None:
     """Segment images and write each as an overlay PNG."""
+    from dabnn.deploy.predict import predict_images
     from dabnn.evaluation.views import choose_views
-    from dabnn.experiments.predict import predict_images
 
     views = choose_views(scale, flip=flip, window=window)
     with _readable_errors():

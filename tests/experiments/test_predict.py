@@ -11,10 +11,10 @@ from torch import Tensor, nn
 import dabnn
 from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
+from dabnn.deploy.predict import Ids, _values, predict_images, segment
 from dabnn.errors import ConfigError, DataError
 from dabnn.evaluation import predict_logits
 from dabnn.evaluation.views import choose_views
-from dabnn.experiments.predict import Ids, _values, predict_images, segment
 from dabnn.experiments.saved import load_model, load_run
 
 HEIGHT, WIDTH = 64, 128
