@@ -17,11 +17,11 @@ from torch.nn import functional as F
 import dabnn
 from dabnn.data import load_space
 from dabnn.data.images import read_image
+from dabnn.deploy.overlay import Pixels, overlay, some_colors, with_legend
 from dabnn.deploy.preprocessing import scale_to_height
 from dabnn.errors import ConfigError, DataError, NoBatchNormFoundError
 from dabnn.evaluation import predict_logits
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.overlay import Pixels, overlay, some_colors, with_legend
 from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
 from dabnn.pretrained import info_of
 

@@ -13,8 +13,8 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
+from dabnn.deploy.overlay import Pixels
 from dabnn.experiments.comparison import Comparison
-from dabnn.experiments.overlay import Pixels
 
 Losses = tuple[list[int], list[float]]
 """Steps, and a training loss at each."""

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from dabnn.data import SegmentationDataset
+from dabnn.deploy.overlay import Pixels, colorize
 from dabnn.deploy.predict import segment
 from dabnn.experiments.comparison import OURS
-from dabnn.experiments.overlay import Pixels, colorize
 from dabnn.experiments.run import run_folder
 from dabnn.experiments.saved import SavedRun, load_run
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dabnn.experiments.overlay import LEAST_WIDTH, colorize, overlay, with_legend
+from dabnn.deploy.overlay import LEAST_WIDTH, colorize, overlay, with_legend
 
 PALETTE = [(255, 0, 0), (0, 0, 255)]
 IDS = np.array([[0, 1], [255, 0]])
