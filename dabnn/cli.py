@@ -304,7 +304,7 @@ def check(
     """Read every image and label of a dataset and report what is broken, missing or mislabelled."""
     from dabnn.data.check import check_dataset
     from dabnn.data.pairs import UnmatchedFilesError
-    from dabnn.data.readers import READERS, open_dataset, splits_of
+    from dabnn.data.readers.registry import READERS, open_dataset, splits_of
 
     problems, summary = 0, []
     with _readable_errors():
@@ -346,7 +346,7 @@ def list_() -> None:
     import segmentation_models_pytorch as smp
 
     from dabnn.data import TOY_DATASETS
-    from dabnn.data.readers import READERS
+    from dabnn.data.readers.registry import READERS
     from dabnn.experiments.methods import METHODS
     from dabnn.experiments.paper import titles
     from dabnn.models._registry import entries

@@ -15,7 +15,7 @@ from dabnn.data.loader import Batch, SeededLoader
 from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.pairs import PairDataset
 from dabnn.data.pascal_context import PascalContext
-from dabnn.data.readers import READERS, open_dataset
+from dabnn.data.readers.registry import READERS, open_dataset
 from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.toy import TOY_DATASETS, ToyStreets
 from dabnn.data.transforms import RandomScale, eval_transform, train_transform

@@ -45,7 +45,7 @@ class DatasetConfig:
     """Where one dataset comes from.
 
     Attributes:
-        kind: "toy" for `dabnn.data.ToyStreets`, else a reader of `dabnn.data.readers`.
+        kind: "toy" for `dabnn.data.ToyStreets`, else a reader of `dabnn.data.readers.registry`.
         root: Folder below the data directory, or the name of the toy dataset.
         space: Label space of the files, if it is not the reader's own: of a folder dataset that dabnn has
             maps for (`dabnn.data.list_maps`).

@@ -1,0 +1,1 @@
+"""The datasets that dabnn reads, in their official layouts."""
