@@ -303,7 +303,7 @@ def check(
 ) -> None:
     """Read every image and label of a dataset and report what is broken, missing or mislabelled."""
     from dabnn.data.check import check_dataset
-    from dabnn.data.pairs import UnmatchedFilesError
+    from dabnn.data.readers.pairs import UnmatchedFilesError
     from dabnn.data.readers.registry import READERS, open_dataset, splits_of
 
     problems, summary = 0, []

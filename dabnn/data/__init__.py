@@ -13,8 +13,8 @@ from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
 from dabnn.data.loader import Batch, SeededLoader
 from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
-from dabnn.data.pairs import PairDataset
 from dabnn.data.pascal_context import PascalContext
+from dabnn.data.readers.pairs import PairDataset
 from dabnn.data.readers.registry import READERS, open_dataset
 from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.toy import TOY_DATASETS, ToyStreets

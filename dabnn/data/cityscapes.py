@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
-from dabnn.data.pairs import PairDataset, cut, find_pairs
+from dabnn.data.readers.pairs import PairDataset, cut, find_pairs
 from dabnn.data.spaces import load_space
 
 

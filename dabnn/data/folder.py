@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from dabnn.data.pairs import PairDataset, Pairs, cut, find_pairs, split_part
+from dabnn.data.readers.pairs import PairDataset, Pairs, cut, find_pairs, split_part
 from dabnn.data.spaces import LabelSpace
 from dabnn.errors import DataError
 

@@ -10,8 +10,8 @@ from dabnn.data.cityscapes import Cityscapes
 from dabnn.data.folder import FolderDataset, splits_below
 from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
-from dabnn.data.pairs import PairDataset
 from dabnn.data.pascal_context import PascalContext
+from dabnn.data.readers.pairs import PairDataset
 from dabnn.errors import DataError
 
 READERS: dict[str, type[PairDataset]] = {
