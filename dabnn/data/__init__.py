@@ -8,12 +8,12 @@ from dabnn.data.camvid import CamVid
 from dabnn.data.check import DatasetReport, check_dataset
 from dabnn.data.cityscapes import Cityscapes
 from dabnn.data.derived import JoinedDataset, RelabelledDataset
-from dabnn.data.folder import FolderDataset
 from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
 from dabnn.data.loader import Batch, SeededLoader
 from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.pascal_context import PascalContext
+from dabnn.data.readers.folder import FolderDataset
 from dabnn.data.readers.pairs import PairDataset
 from dabnn.data.readers.registry import READERS, open_dataset
 from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
