@@ -12,7 +12,7 @@ from cityscapesscripts.helpers.labels import labels as cityscapes_labels
 from PIL import Image as PILImage
 
 from dabnn.data import CamVid, Cityscapes, FolderDataset, check_dataset, load_space, open_dataset
-from dabnn.data.camvid import split_of
+from dabnn.data.readers.camvid import split_of
 from dabnn.data.readers.registry import READERS, splits_of
 from dabnn.errors import DataError
 
