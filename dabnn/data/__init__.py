@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dabnn.data.base import Color, Sample, SegmentationDataset
 from dabnn.data.check import DatasetReport, check_dataset
-from dabnn.data.cityscapes import Cityscapes
 from dabnn.data.derived import JoinedDataset, RelabelledDataset
 from dabnn.data.idd import IDD, IDDLite
 from dabnn.data.kitti import KITTI
@@ -13,6 +12,7 @@ from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.pascal_context import PascalContext
 from dabnn.data.readers.bdd100k import BDD100K
 from dabnn.data.readers.camvid import CamVid
+from dabnn.data.readers.cityscapes import Cityscapes
 from dabnn.data.readers.folder import FolderDataset
 from dabnn.data.readers.pairs import PairDataset
 from dabnn.data.readers.registry import READERS, open_dataset
