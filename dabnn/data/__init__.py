@@ -5,7 +5,6 @@ from __future__ import annotations
 from dabnn.data.base import Color, Sample, SegmentationDataset
 from dabnn.data.check import DatasetReport, check_dataset
 from dabnn.data.derived import JoinedDataset, RelabelledDataset
-from dabnn.data.kitti import KITTI
 from dabnn.data.loader import Batch, SeededLoader
 from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.pascal_context import PascalContext
@@ -14,6 +13,7 @@ from dabnn.data.readers.camvid import CamVid
 from dabnn.data.readers.cityscapes import Cityscapes
 from dabnn.data.readers.folder import FolderDataset
 from dabnn.data.readers.idd import IDD, IDDLite
+from dabnn.data.readers.kitti import KITTI
 from dabnn.data.readers.pairs import PairDataset
 from dabnn.data.readers.registry import READERS, open_dataset
 from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
