@@ -7,7 +7,6 @@ from dabnn.data.check import DatasetReport, check_dataset
 from dabnn.data.derived import JoinedDataset, RelabelledDataset
 from dabnn.data.loader import Batch, SeededLoader
 from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
-from dabnn.data.pascal_context import PascalContext
 from dabnn.data.readers.bdd100k import BDD100K
 from dabnn.data.readers.camvid import CamVid
 from dabnn.data.readers.cityscapes import Cityscapes
@@ -15,6 +14,7 @@ from dabnn.data.readers.folder import FolderDataset
 from dabnn.data.readers.idd import IDD, IDDLite
 from dabnn.data.readers.kitti import KITTI
 from dabnn.data.readers.pairs import PairDataset
+from dabnn.data.readers.pascal_context import PascalContext
 from dabnn.data.readers.registry import READERS, open_dataset
 from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.toy import TOY_DATASETS, ToyStreets

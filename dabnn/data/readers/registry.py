@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from dabnn.data.pascal_context import PascalContext
 from dabnn.data.readers.bdd100k import BDD100K
 from dabnn.data.readers.camvid import CamVid
 from dabnn.data.readers.cityscapes import Cityscapes
@@ -12,6 +11,7 @@ from dabnn.data.readers.folder import FolderDataset, splits_below
 from dabnn.data.readers.idd import IDD, IDDLite
 from dabnn.data.readers.kitti import KITTI
 from dabnn.data.readers.pairs import PairDataset
+from dabnn.data.readers.pascal_context import PascalContext
 from dabnn.errors import DataError
 
 READERS: dict[str, type[PairDataset]] = {
