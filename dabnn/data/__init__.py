@@ -5,6 +5,7 @@ from __future__ import annotations
 from dabnn.data.base import Color, Sample, SegmentationDataset
 from dabnn.data.check import DatasetReport, check_dataset
 from dabnn.data.derived import JoinedDataset, RelabelledDataset
+from dabnn.data.labels.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.loader import Batch, SeededLoader
 from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.readers.bdd100k import BDD100K
@@ -16,7 +17,6 @@ from dabnn.data.readers.kitti import KITTI
 from dabnn.data.readers.pairs import PairDataset
 from dabnn.data.readers.pascal_context import PascalContext
 from dabnn.data.readers.registry import READERS, open_dataset
-from dabnn.data.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.toy import TOY_DATASETS, ToyStreets
 from dabnn.data.transforms import RandomScale, eval_transform, train_transform
 

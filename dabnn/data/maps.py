@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dabnn.data.base import Color
-from dabnn.data.spaces import VOID, LabelSpace, load_space
+from dabnn.data.labels.spaces import VOID, LabelSpace, load_space
 from dabnn.errors import DataError
 
 

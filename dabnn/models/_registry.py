@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from dabnn.data.spaces import load_space
+from dabnn.data.labels.spaces import load_space
 from dabnn.errors import UnknownModelError
 from dabnn.models.info import IMAGENET_MEAN, IMAGENET_STD, PAPER, DatasetInfo, ModelInfo
 

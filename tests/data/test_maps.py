@@ -17,7 +17,7 @@ from dabnn.data import (
     load_space,
     unite,
 )
-from dabnn.data.spaces import VOID
+from dabnn.data.labels.spaces import VOID
 from dabnn.errors import DataError
 
 ABC, XY = ("a", "b", "c"), ("x", "y", "z")

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from dabnn.data.labels.spaces import load_space
 from dabnn.data.readers.pairs import PairDataset, cut, find_pairs
-from dabnn.data.spaces import load_space
 
 
 class BDD100K(PairDataset):

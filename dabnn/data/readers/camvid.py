@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from dabnn.data.images import read_image
+from dabnn.data.labels.spaces import VOID, load_space
 from dabnn.data.readers.pairs import PairDataset, cut, find_pairs
-from dabnn.data.spaces import VOID, load_space
 from dabnn.errors import DataError
 
 BLENDED = "Seq05VD_f02610_L.png"

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dabnn.data.labels.spaces import LabelSpace
 from dabnn.data.readers.pairs import PairDataset, Pairs, cut, find_pairs, split_part
-from dabnn.data.spaces import LabelSpace
 from dabnn.errors import DataError
 
 _LABELS = ("*.[pP][nN][gG]",)

@@ -15,7 +15,7 @@ from torchvision.tv_tensors import Image, Mask
 
 from dabnn.data.base import Sample, SegmentationDataset
 from dabnn.data.images import opened, read_image
-from dabnn.data.spaces import LabelSpace
+from dabnn.data.labels.spaces import LabelSpace
 from dabnn.errors import DataError
 
 Pairs = list[tuple[Path, Path]]

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+from dabnn.data.labels.spaces import load_space
 from dabnn.data.readers.pairs import PairDataset, cut
-from dabnn.data.spaces import load_space
 from dabnn.errors import DataError
 
 
