@@ -5,9 +5,9 @@ from __future__ import annotations
 from dabnn.data.base import Color, Sample, SegmentationDataset
 from dabnn.data.check import DatasetReport, check_dataset
 from dabnn.data.derived import JoinedDataset, RelabelledDataset
+from dabnn.data.labels.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.labels.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.loader import Batch, SeededLoader
-from dabnn.data.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.readers.bdd100k import BDD100K
 from dabnn.data.readers.camvid import CamVid
 from dabnn.data.readers.cityscapes import Cityscapes

@@ -9,8 +9,8 @@ from torch.utils.data import ConcatDataset
 from torchvision.tv_tensors import Mask
 
 from dabnn.data.base import Sample, SegmentationDataset
+from dabnn.data.labels.maps import LabelMap
 from dabnn.data.labels.spaces import LabelSpace
-from dabnn.data.maps import LabelMap
 from dabnn.errors import DataError
 
 
