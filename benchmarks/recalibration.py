@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 import dabnn
 from dabnn.data import SegmentationDataset, load_map, load_space, open_dataset
-from dabnn.data.derived import RelabelledDataset
+from dabnn.data.labels.derived import RelabelledDataset
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
 from dabnn.experiments.build import build_eval_loader
 from dabnn.experiments.recalibration import same_size_batches

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dabnn.data.base import Color, Sample, SegmentationDataset
 from dabnn.data.check import DatasetReport, check_dataset
-from dabnn.data.derived import JoinedDataset, RelabelledDataset
+from dabnn.data.labels.derived import JoinedDataset, RelabelledDataset
 from dabnn.data.labels.maps import LabelMap, list_maps, load_map, read_map, unite
 from dabnn.data.labels.spaces import LabelSpace, find_space, list_spaces, load_space
 from dabnn.data.loader import Batch, SeededLoader
