@@ -21,6 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dabnn.branches.calibrate import sync_batch_norm_buffers
 from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from dabnn.evaluation import SegmentationResult
+from dabnn.evaluation.datasets import evaluate_datasets
 from dabnn.selection import dataset_names
 from dabnn.training import state
 from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
@@ -33,7 +34,6 @@ from dabnn.training.checkpoint import (
     save_checkpoint,
 )
 from dabnn.training.ema import ModelAverage
-from dabnn.training.evaluate import evaluate_datasets
 from dabnn.training.fused import check_fused
 from dabnn.training.loaders import AlternatingLoaders, EpochLength
 from dabnn.training.mixed import STREAM, MixedLoader
