@@ -349,7 +349,7 @@ def list_() -> None:
     from dabnn.data.readers.registry import READERS
     from dabnn.experiments.methods import METHODS
     from dabnn.experiments.paper import titles
-    from dabnn.models._registry import entries
+    from dabnn.models.registry import entries
 
     zoo = [[entry.name, entry.alias, "yes" if entry.pretrained else "no"] for entry in entries().values()]
     _print_table("models", ["name", "alias", "weights"], zoo)

@@ -23,7 +23,7 @@ import dabnn
 from dabnn.cli import app
 from dabnn.errors import CheckpointError, HubError
 from dabnn.models import DatasetInfo, ModelInfo, _registry
-from dabnn.models._registry import Entry
+from dabnn.models.registry import Entry
 from dabnn.pretrained import CONFIG, WEIGHTS, describe
 from dabnn.publish import write_folder
 

@@ -9,7 +9,7 @@ from torch import nn
 
 import dabnn
 from dabnn.models import architectures  # noqa: F401 (registers them)
-from dabnn.models._registry import architecture, find_entry
+from dabnn.models.registry import architecture, find_entry
 
 
 def create_model(

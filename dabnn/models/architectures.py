@@ -9,8 +9,8 @@ import segmentation_models_pytorch as smp
 from torch import nn
 
 from dabnn.conversion.plan import BATCH_NORMS
-from dabnn.models._registry import register_model
 from dabnn.models.pspnet import PSPNet
+from dabnn.models.registry import register_model
 
 
 @register_model

@@ -18,7 +18,7 @@ from dabnn.experiments.comparison import markdown
 from dabnn.experiments.figures import cost_plot
 from dabnn.experiments.paper.tables import load_experiment
 from dabnn.experiments.results import environment, write_json
-from dabnn.models._registry import architecture
+from dabnn.models.registry import architecture
 from dabnn.storage.atomic import written_atomically
 
 SIZE = (1024, 2048)
