@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dabnn.models._builder import create_model
+from dabnn.models.create import create_model
 from dabnn.models.info import Build, DatasetInfo, ModelInfo
 from dabnn.models.pspnet import PSPNet
 from dabnn.models.registry import list_models, register_model
