@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from huggingface_hub import EvalResult, ModelCardData
 
-from dabnn.models.info import DatasetInfo, ModelInfo
 from dabnn.models.registry import find_entry
+from dabnn.models.stored.info import DatasetInfo, ModelInfo
 
 TAGS = ["dabnn", "semantic-segmentation", "autonomous-driving"]
 TASK = "image-segmentation"

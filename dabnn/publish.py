@@ -13,7 +13,7 @@ from torch import nn
 import dabnn
 from dabnn.card import TERMS, model_card
 from dabnn.errors import ConfigError
-from dabnn.models.info import ModelInfo
+from dabnn.models.stored.info import ModelInfo
 from dabnn.pretrained import (
     PARTS,
     check_target,

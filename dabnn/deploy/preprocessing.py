@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from dabnn.conversion.extract import INFO, NORMALISATION
 from dabnn.data.images import read_image, rgb_pixels
 from dabnn.errors import ConfigError, DataError
-from dabnn.models.info import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
+from dabnn.models.stored.info import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
 from dabnn.selection import Dataset, find_selection, unwrap
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dabnn.models.create import create_model
-from dabnn.models.info import Build, DatasetInfo, ModelInfo
 from dabnn.models.pspnet import PSPNet
 from dabnn.models.registry import list_models, register_model
+from dabnn.models.stored.info import Build, DatasetInfo, ModelInfo
 
 __all__ = [
     "Build",

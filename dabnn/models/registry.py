@@ -15,7 +15,7 @@ from torch import nn
 
 from dabnn.data.labels.spaces import load_space
 from dabnn.errors import UnknownModelError
-from dabnn.models.info import IMAGENET_MEAN, IMAGENET_STD, PAPER, DatasetInfo, ModelInfo
+from dabnn.models.stored.info import IMAGENET_MEAN, IMAGENET_STD, PAPER, DatasetInfo, ModelInfo
 
 Architecture = Callable[..., nn.Module]
 """Builds a plain model from ``num_classes`` and further keyword arguments."""

@@ -9,7 +9,7 @@ import pytest
 
 from dabnn.errors import CheckpointError
 from dabnn.models import DatasetInfo, ModelInfo
-from dabnn.models.info import from_json, to_json
+from dabnn.models.stored.info import from_json, to_json
 
 SHA = "0" * 64
 INFO = ModelInfo(

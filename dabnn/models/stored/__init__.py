@@ -1,0 +1,1 @@
+"""A dataset-aware model as a folder."""
