@@ -18,8 +18,8 @@ from dabnn.conversion.plan import BATCH_NORMS
 from dabnn.errors import ConfigError, DabnnError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
 from dabnn.layers.batch_norm import HOOKS
-from dabnn.models.source import source_of
 from dabnn.models.stored.info import Build, ModelInfo
+from dabnn.models.stored.source import source_of
 from dabnn.selection import find_selection
 
 PROBES = (64, 224)

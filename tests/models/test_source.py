@@ -6,7 +6,7 @@ import socket
 
 import pytest
 
-from dabnn.models.source import Source
+from dabnn.models.stored.source import Source
 
 
 @pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])

@@ -12,7 +12,7 @@ from dabnn.errors import ConfigError, UnknownModelError
 from dabnn.layers import DatasetAwareBatchNorm
 from dabnn.models import registry as _registry
 from dabnn.models.registry import Entry, entries
-from dabnn.models.source import source_of
+from dabnn.models.stored.source import source_of
 
 ALIASES = ("cdcl-pspnet-r18", "cdcl-pspnet-r101", "cdcl-pspnet-lite0", "cdcl-segformer-b0")
 

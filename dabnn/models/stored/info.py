@@ -12,7 +12,7 @@ from pydantic.dataclasses import dataclass
 
 import dabnn
 from dabnn.errors import CheckpointError
-from dabnn.models.source import Source
+from dabnn.models.stored.source import Source
 from dabnn.schema import STRICT, Count, Finite, Name, Positive, Share
 
 SCHEMA = 1
