@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import dabnn
 from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
-from dabnn.models.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.models.stored.info import DatasetInfo, ModelInfo, explain, from_json, to_json
+from dabnn.models.stored.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap
 from dabnn.storage.atomic import (
     check_replaceable,
