@@ -31,7 +31,7 @@ from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.results import environment, read_json
 from dabnn.experiments.saved import SavedRun, load_run
 from dabnn.experiments.zero_shot import evaluate_branch
-from dabnn.pretrained import info_of
+from dabnn.models.stored.folder import info_of
 
 RESULTS = Path(__file__).parent / "results"
 VIEWS: dict[int, Predict] = {

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from dabnn.deploy.preprocessing import preprocess
     from dabnn.hub import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models import create_model, list_models, register_model
-    from dabnn.pretrained import save_pretrained
+    from dabnn.models.stored.folder import save_pretrained
     from dabnn.training import AlternationTrainer
 
 __version__ = "0.1.0"
@@ -89,7 +89,7 @@ _LAZY = {
     "preprocess": "dabnn.deploy.preprocessing",
     "push_to_hub": "dabnn.hub",
     "register_model": "dabnn.models",
-    "save_pretrained": "dabnn.pretrained",
+    "save_pretrained": "dabnn.models.stored.folder",
     "recalibrate_batch_norm": "dabnn.branches.calibrate",
     "sync_batch_norm_buffers": "dabnn.branches.calibrate",
 }

@@ -17,8 +17,16 @@ from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.hub_errors import readable_errors
 from dabnn.models import registry as _registry
+from dabnn.models.stored.folder import (
+    CONFIG,
+    WEIGHTS,
+    info_of,
+    is_whole,
+    lacking,
+    load_pretrained,
+    read_config,
+)
 from dabnn.models.stored.info import DatasetInfo, ModelInfo
-from dabnn.pretrained import CONFIG, WEIGHTS, info_of, is_whole, lacking, load_pretrained, read_config
 from dabnn.publish import PUBLISHED, write_folder
 from dabnn.selection import find_selection
 from dabnn.storage.atomic import standing

@@ -13,8 +13,7 @@ from torch import nn
 import dabnn
 from dabnn.card import TERMS, model_card
 from dabnn.errors import ConfigError
-from dabnn.models.stored.info import ModelInfo
-from dabnn.pretrained import (
+from dabnn.models.stored.folder import (
     PARTS,
     check_target,
     info_of,
@@ -24,6 +23,7 @@ from dabnn.pretrained import (
     round_parameters,
     write_model,
 )
+from dabnn.models.stored.info import ModelInfo
 from dabnn.storage.atomic import folder_written_atomically
 
 BRANCHES = "branches"

@@ -89,7 +89,7 @@ KILLED = """
 import os, signal, sys
 import dabnn, dabnn.storage.atomic
 from dabnn.branches.save_load import save_dataset
-from dabnn.pretrained import save_pretrained
+from dabnn.models.stored.folder import save_pretrained
 kind, old, new, moment = sys.argv[1:]
 model = dabnn.from_pretrained(new)
 count, rename = 0, os.replace

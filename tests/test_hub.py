@@ -24,7 +24,7 @@ from dabnn.cli import app
 from dabnn.errors import CheckpointError, HubError
 from dabnn.models import DatasetInfo, ModelInfo, _registry
 from dabnn.models.registry import Entry
-from dabnn.pretrained import CONFIG, WEIGHTS, describe
+from dabnn.models.stored.folder import CONFIG, WEIGHTS, describe
 from dabnn.publish import write_folder
 
 # Of the Hub's client, when it sends a large file.

@@ -17,7 +17,7 @@ from torch import nn
 import dabnn
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.models import DatasetInfo, ModelInfo, PSPNet
-from dabnn.pretrained import CONFIG, WEIGHTS
+from dabnn.models.stored.folder import CONFIG, WEIGHTS
 
 IMAGES = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 NAMES, WIDTHS = ["north", "south"], [5, 3]
@@ -315,7 +315,7 @@ def test_weights_that_cannot_be_read_are_named(folder, monkeypatch):
     def refused(path):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("dabnn.pretrained.checksum", refused)
+    monkeypatch.setattr("dabnn.models.stored.folder.checksum", refused)
     with pytest.raises(CheckpointError, match=r"model.safetensors cannot be read: .*Permission denied"):
         dabnn.from_pretrained(folder)
 
@@ -347,7 +347,7 @@ def test_a_full_disk_while_saving_leaves_the_old_model(folder, monkeypatch, func
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"dabnn.pretrained.{function}", full)
+    monkeypatch.setattr(f"dabnn.models.stored.folder.{function}", full)
     with pytest.raises(CheckpointError, match="No space left"):
         dabnn.save_pretrained(converted(smp.Unet("tu-test_resnet", encoder_weights=None, classes=5)), folder)
     assert {name: (folder / name).read_bytes() for name in before} == before

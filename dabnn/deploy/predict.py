@@ -23,7 +23,7 @@ from dabnn.errors import ConfigError, DataError, NoBatchNormFoundError
 from dabnn.evaluation import predict_logits
 from dabnn.evaluation.inference import Predict
 from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
-from dabnn.pretrained import info_of
+from dabnn.models.stored.folder import info_of
 
 Ids = Literal["train", "label"]
 

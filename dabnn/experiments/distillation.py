@@ -17,7 +17,7 @@ from dabnn.batch import Batch, inputs_of
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import ImageConfig
 from dabnn.experiments.saved import load_model
-from dabnn.pretrained import info_of
+from dabnn.models.stored.folder import info_of
 from dabnn.training.batch import LossFunction
 
 

@@ -23,8 +23,8 @@ from dabnn.experiments.build import build_dataset, build_eval_loader, build_mode
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.methods import get_method
 from dabnn.models import DatasetInfo, ModelInfo
+from dabnn.models.stored.folder import is_pretrained
 from dabnn.models.stored.info import PAPER
-from dabnn.pretrained import is_pretrained
 from dabnn.storage.atomic import read_safetensors
 
 

@@ -17,7 +17,7 @@ from dabnn.experiments.demo import DemoResult
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import evaluate_run, load_run
 from dabnn.experiments.toy_folders import write_folder
-from dabnn.pretrained import info_of
+from dabnn.models.stored.folder import info_of
 
 
 @pytest.fixture
