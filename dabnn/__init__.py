@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from dabnn.branches.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.branches.guess import DatasetGuess, guess_dataset, guess_thresholds
     from dabnn.deploy.preprocessing import preprocess
-    from dabnn.hub import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models import create_model, list_models, register_model
+    from dabnn.models.hub.load import from_pretrained, get_pretrained_cfg, push_to_hub
     from dabnn.models.stored.folder import save_pretrained
     from dabnn.training import AlternationTrainer
 
@@ -83,11 +83,11 @@ _LAZY = {
     "guess_dataset": "dabnn.branches.guess",
     "guess_thresholds": "dabnn.branches.guess",
     "create_model": "dabnn.models",
-    "from_pretrained": "dabnn.hub",
-    "get_pretrained_cfg": "dabnn.hub",
+    "from_pretrained": "dabnn.models.hub.load",
+    "get_pretrained_cfg": "dabnn.models.hub.load",
     "list_models": "dabnn.models",
     "preprocess": "dabnn.deploy.preprocessing",
-    "push_to_hub": "dabnn.hub",
+    "push_to_hub": "dabnn.models.hub.load",
     "register_model": "dabnn.models",
     "save_pretrained": "dabnn.models.stored.folder",
     "recalibrate_batch_norm": "dabnn.branches.calibrate",

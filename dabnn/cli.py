@@ -265,7 +265,7 @@ def publish(
 
     from dabnn.errors import ConfigError
     from dabnn.experiments.saved import load_run
-    from dabnn.hub import locate, upload
+    from dabnn.models.hub.load import locate, upload
     from dabnn.models.stored.folder import info_of, is_pretrained
     from dabnn.publish import PUBLISHED, complete_info, copy_folder, write_folder
 

@@ -1,0 +1,1 @@
+"""Models by name: in the package, in folders, on the Hugging Face Hub."""
