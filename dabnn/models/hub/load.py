@@ -15,8 +15,8 @@ from torch import nn
 import dabnn
 from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
-from dabnn.hub_errors import readable_errors
 from dabnn.models import registry as _registry
+from dabnn.models.hub.errors import readable_errors
 from dabnn.models.stored.folder import (
     CONFIG,
     WEIGHTS,
