@@ -266,8 +266,8 @@ def publish(
     from dabnn.errors import ConfigError
     from dabnn.experiments.saved import load_run
     from dabnn.models.hub.load import locate, upload
+    from dabnn.models.hub.publish import PUBLISHED, complete_info, copy_folder, write_folder
     from dabnn.models.stored.folder import info_of, is_pretrained
-    from dabnn.publish import PUBLISHED, complete_info, copy_folder, write_folder
 
     if (repo is None) == (folder is None):
         raise typer.BadParameter("say either a repository or --folder")

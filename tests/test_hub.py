@@ -23,9 +23,9 @@ import dabnn
 from dabnn.cli import app
 from dabnn.errors import CheckpointError, HubError
 from dabnn.models import DatasetInfo, ModelInfo, _registry
+from dabnn.models.hub.publish import write_folder
 from dabnn.models.registry import Entry
 from dabnn.models.stored.folder import CONFIG, WEIGHTS, describe
-from dabnn.publish import write_folder
 
 # Of the Hub's client, when it sends a large file.
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>' to upload:DeprecationWarning")

@@ -16,10 +16,10 @@ from huggingface_hub import constants
 import dabnn
 from dabnn.card import model_card
 from dabnn.models import registry as _registry
+from dabnn.models.hub.publish import write_folder
 from dabnn.models.registry import Entry, entries
 from dabnn.models.stored.folder import describe, info_of, read_config
 from dabnn.models.stored.source import source_of
-from dabnn.publish import write_folder
 
 PACKAGE = Path(dabnn.__file__).parent
 MOST_BYTES = 40 * 2**20

@@ -17,6 +17,7 @@ from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.models import registry as _registry
 from dabnn.models.hub.errors import readable_errors
+from dabnn.models.hub.publish import PUBLISHED, write_folder
 from dabnn.models.stored.folder import (
     CONFIG,
     WEIGHTS,
@@ -27,7 +28,6 @@ from dabnn.models.stored.folder import (
     read_config,
 )
 from dabnn.models.stored.info import DatasetInfo, ModelInfo
-from dabnn.publish import PUBLISHED, write_folder
 from dabnn.selection import find_selection
 from dabnn.storage.atomic import standing
 
@@ -133,7 +133,7 @@ def upload(
     revision: str | None = None,
     message: str = "Upload model",
 ) -> str:
-    """Publish a folder of `dabnn.publish`; of an earlier model in the repository nothing is left.
+    """Publish a folder of `dabnn.models.hub.publish`; of an earlier model in the repository nothing is left.
 
     Args:
         folder: The folder.
