@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 from huggingface_hub import ModelCard
 
-from dabnn.card import model_card
 from dabnn.models import DatasetInfo, ModelInfo
+from dabnn.models.hub.card import model_card
 
 CITY = DatasetInfo(("x", "y"), metrics={"miou": 61.25}, split="val", size=(128, 256), licence="research only")
 INFO = ModelInfo({"city": CITY, "other": DatasetInfo(("x",))}, name="net")

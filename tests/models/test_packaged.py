@@ -14,8 +14,8 @@ import torch
 from huggingface_hub import constants
 
 import dabnn
-from dabnn.card import model_card
 from dabnn.models import registry as _registry
+from dabnn.models.hub.card import model_card
 from dabnn.models.hub.publish import write_folder
 from dabnn.models.registry import Entry, entries
 from dabnn.models.stored.folder import describe, info_of, read_config

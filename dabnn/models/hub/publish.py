@@ -11,8 +11,8 @@ from pathlib import Path
 from torch import nn
 
 import dabnn
-from dabnn.card import TERMS, model_card
 from dabnn.errors import ConfigError
+from dabnn.models.hub.card import TERMS, model_card
 from dabnn.models.stored.folder import (
     PARTS,
     check_target,
