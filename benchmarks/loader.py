@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 
 from paired import RESULTS, ratios, row, write
 
-from dabnn.experiments.build import build_dataset, build_train_loader, data_directory
+from dabnn.experiments.build.datasets import build_dataset, build_train_loader, data_directory
 from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.run import build_trainer
 from dabnn.training import AlternationTrainer

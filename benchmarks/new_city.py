@@ -26,7 +26,7 @@ from torch import nn
 
 import dabnn
 from dabnn.data import SegmentationDataset
-from dabnn.experiments.build import (
+from dabnn.experiments.build.datasets import (
     build_dataset,
     build_eval_loader,
     build_model,

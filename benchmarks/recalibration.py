@@ -30,7 +30,7 @@ import dabnn
 from dabnn.data import SegmentationDataset, load_map, load_space, open_dataset
 from dabnn.data.labels.derived import RelabelledDataset
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
-from dabnn.experiments.build import build_eval_loader
+from dabnn.experiments.build.datasets import build_eval_loader
 from dabnn.experiments.recalibration import same_size_batches
 from dabnn.experiments.results import environment
 from dabnn.experiments.run import run_folder

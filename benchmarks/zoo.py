@@ -26,7 +26,7 @@ from merge import merge
 import dabnn
 from dabnn.evaluation import SegmentationResult, predict_logits, predict_scales
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build import build_dataset, data_directory
+from dabnn.experiments.build.datasets import build_dataset, data_directory
 from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.results import environment, read_json
 from dabnn.experiments.saved import SavedRun, load_run

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dabnn.data import ToyStreets
-from dabnn.experiments.build import build_dataset
+from dabnn.experiments.build.datasets import build_dataset
 from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config, load_config, with_steps
 from dabnn.experiments.methods import METHODS

@@ -13,7 +13,7 @@ from dabnn.batch import inputs_of
 from dabnn.data import SegmentationDataset
 from dabnn.errors import DataError
 from dabnn.evaluation.inference import pad_images
-from dabnn.experiments.build import build_eval_loader
+from dabnn.experiments.build.datasets import build_eval_loader
 from dabnn.experiments.config import Config
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import save_model
 from dabnn.data import JoinedDataset, SegmentationDataset
 from dabnn.errors import ConfigError
 from dabnn.evaluation import SegmentationResult
-from dabnn.experiments.build import (
+from dabnn.experiments.build.datasets import (
     build_dataset,
     build_eval_loader,
     build_model,

@@ -19,7 +19,7 @@ from dabnn.data import READERS, SegmentationDataset
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build import build_dataset, build_eval_loader, build_model, data_directory
+from dabnn.experiments.build.datasets import build_dataset, build_eval_loader, build_model, data_directory
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.methods import get_method
 from dabnn.models import DatasetInfo, ModelInfo

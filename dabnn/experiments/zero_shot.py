@@ -20,7 +20,7 @@ from dabnn.data import (
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build import build_eval_loader, relabelled
+from dabnn.experiments.build.datasets import build_eval_loader, relabelled
 from dabnn.experiments.measured import Measured
 from dabnn.experiments.recalibration import recalibrate_on
 from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run

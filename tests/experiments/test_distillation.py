@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import dabnn
 from dabnn.data import ToyStreets
 from dabnn.errors import ConfigError
-from dabnn.experiments import build
+from dabnn.experiments.build import datasets as build
 from dabnn.experiments.distillation import distilled, load_teacher
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run

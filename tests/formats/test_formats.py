@@ -15,7 +15,7 @@ from write import NAMES, outputs_of, run_config, small_model, trainer_of
 import dabnn
 from dabnn.data import ToyStreets
 from dabnn.errors import DabnnWarning
-from dabnn.experiments import build
+from dabnn.experiments.build import datasets as build
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run
 

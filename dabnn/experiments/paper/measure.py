@@ -8,7 +8,7 @@ from pathlib import Path
 
 from dabnn.data import LabelMap, load_map
 from dabnn.errors import ConfigError
-from dabnn.experiments.build import build_dataset, data_directory, space_of
+from dabnn.experiments.build.datasets import build_dataset, data_directory, space_of
 from dabnn.experiments.config import Config
 from dabnn.experiments.methods import get_method
 from dabnn.experiments.paper.tables import Line

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import dabnn
-from dabnn.experiments.build import plain_model
+from dabnn.experiments.build.datasets import plain_model
 from dabnn.experiments.comparison import markdown
 from dabnn.experiments.figures import cost_plot
 from dabnn.experiments.paper.tables import load_experiment

@@ -8,7 +8,7 @@ from itertools import product
 from pathlib import Path
 
 from dabnn.errors import ConfigError, DataError
-from dabnn.experiments.build import build_dataset, data_directory
+from dabnn.experiments.build.datasets import build_dataset, data_directory
 from dabnn.experiments.comparison import OURS
 from dabnn.experiments.config import Config
 from dabnn.experiments.figures import bar_plot

@@ -1,0 +1,1 @@
+"""From a config to datasets, loaders, model and optimizer."""
