@@ -28,7 +28,7 @@ class ModelConfig:
         architecture: Name of a class of the library, such as "PSPNet".
         encoder: Name of its encoder or backbone.
         arguments: Further keyword arguments of the class.
-        weights: "imagenet" loads the encoder weights of `dabnn.experiments.weights`.
+        weights: "imagenet" loads the encoder weights of `dabnn.experiments.build.weights`.
         bn_momentum: Momentum of every batch norm, or None to keep the model's.
     """
 

@@ -32,8 +32,8 @@ from dabnn.data import (
     train_transform,
 )
 from dabnn.errors import ConfigError
+from dabnn.experiments.build.weights import load_imagenet_encoder
 from dabnn.experiments.config import Config, DatasetConfig, ModelConfig, TrainingConfig
-from dabnn.experiments.weights import load_imagenet_encoder
 from dabnn.training import poly, sgd
 
 SPACES = {kind: kind for kind in READERS if kind != "folder"} | dict.fromkeys(
