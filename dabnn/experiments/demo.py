@@ -16,7 +16,7 @@ from dabnn.experiments.build.datasets import build_dataset
 from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config, load_config, with_steps
 from dabnn.experiments.methods import METHODS
-from dabnn.experiments.report import write_report
+from dabnn.experiments.report.page import write_report
 from dabnn.experiments.results import Row, write_table
 from dabnn.experiments.run import run_folder, run_method
 from dabnn.experiments.saved import SavedRun, load_run

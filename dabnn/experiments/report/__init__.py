@@ -1,0 +1,1 @@
+"""A comparison as a web page with figures and scenes."""
