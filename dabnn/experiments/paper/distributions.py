@@ -20,8 +20,8 @@ import dabnn
 from dabnn.errors import ConfigError
 from dabnn.experiments.comparison import markdown
 from dabnn.experiments.config import Config
-from dabnn.experiments.figures import SVG_STYLE
 from dabnn.experiments.paper.measure import folder_of
+from dabnn.experiments.report.figures import SVG_STYLE
 from dabnn.experiments.results import environment, write_json
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run

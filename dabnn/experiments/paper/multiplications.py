@@ -15,8 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 import dabnn
 from dabnn.experiments.build.datasets import plain_model
 from dabnn.experiments.comparison import markdown
-from dabnn.experiments.figures import cost_plot
 from dabnn.experiments.paper.tables import load_experiment
+from dabnn.experiments.report.figures import cost_plot
 from dabnn.experiments.results import environment, write_json
 from dabnn.models.registry import architecture
 from dabnn.storage.atomic import written_atomically

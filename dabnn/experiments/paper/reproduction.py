@@ -11,13 +11,13 @@ from dabnn.errors import ConfigError, DataError
 from dabnn.experiments.build.datasets import build_dataset, data_directory
 from dabnn.experiments.comparison import OURS
 from dabnn.experiments.config import Config
-from dabnn.experiments.figures import bar_plot
 from dabnn.experiments.paper.distributions import FIGURE_SEEDS, write_figure
 from dabnn.experiments.paper.measure import check_line, folder_of, measure_line, measured_file
 from dabnn.experiments.paper.multiplications import write_costs
 from dabnn.experiments.paper.plan import Training, plan_trainings
 from dabnn.experiments.paper.rendering import beside_paper, compare
 from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
+from dabnn.experiments.report.figures import bar_plot
 from dabnn.experiments.results import Row, read_json, write_rows
 from dabnn.experiments.run import run_method
 from dabnn.training import Callback

@@ -13,8 +13,8 @@ from dabnn.data import SegmentationDataset
 from dabnn.deploy.overlay import BLACK
 from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config
-from dabnn.experiments.figures import COLORS, SMOOTHING, loss_plot, png, read_losses
 from dabnn.experiments.methods import METHODS
+from dabnn.experiments.report.figures import COLORS, SMOOTHING, loss_plot, png, read_losses
 from dabnn.experiments.run import run_folder
 from dabnn.experiments.scenes import SINGLE, Scene, pick_scenes
 
