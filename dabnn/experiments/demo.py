@@ -17,10 +17,10 @@ from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config, load_config, with_steps
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report.page import write_report
+from dabnn.experiments.report.scenes import SINGLE, write_picture
 from dabnn.experiments.results import Row, write_table
 from dabnn.experiments.run import run_folder, run_method
 from dabnn.experiments.saved import SavedRun, load_run
-from dabnn.experiments.scenes import SINGLE, write_picture
 from dabnn.experiments.toy_folders import write_folder
 from dabnn.training import ProgressBar
 

@@ -15,8 +15,8 @@ from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report.figures import COLORS, SMOOTHING, loss_plot, png, read_losses
+from dabnn.experiments.report.scenes import SINGLE, Scene, pick_scenes
 from dabnn.experiments.run import run_folder
-from dabnn.experiments.scenes import SINGLE, Scene, pick_scenes
 
 SCENES = 3
 """Number of scenes that are shown of each dataset."""
