@@ -17,7 +17,7 @@ import typer
 from learning_rate import RESULTS, measure
 
 from dabnn.data import ToyStreets
-from dabnn.experiments.demo import demo_config
+from dabnn.experiments.demo.run import demo_config
 from dabnn.experiments.toy_folders import write_folder
 
 OTHER_SEED, SCENES = 1, 150

@@ -50,7 +50,7 @@ def demo(
     seed: Annotated[list[int], typer.Option(help="Seed; repeat for several.")] = [0],
 ) -> None:
     """Train CDCL, single-dataset and shared-BN networks on toy street scenes and write a report."""
-    from dabnn.experiments.demo import run_demo
+    from dabnn.experiments.demo.run import run_demo
 
     with _readable_errors():
         run_demo(out, seeds=tuple(seed))

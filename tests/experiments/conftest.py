@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from dabnn.data import ToyStreets
-from dabnn.experiments import demo
-from dabnn.experiments.demo import DemoResult, run_demo
+from dabnn.experiments.demo import run as demo
+from dabnn.experiments.demo.run import DemoResult, run_demo
 
 STEPS = 10
 

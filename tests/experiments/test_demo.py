@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from dabnn.data import TOY_DATASETS, FolderDataset, ToyStreets
-from dabnn.experiments.demo import COMPARED, DemoResult, demo_config, run_demo
+from dabnn.experiments.demo.run import COMPARED, DemoResult, demo_config, run_demo
 from dabnn.experiments.toy_folders import write_folder
 
 

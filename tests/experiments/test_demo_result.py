@@ -6,7 +6,7 @@ from statistics import fmean
 import pytest
 
 from dabnn.experiments.comparison import Comparison
-from dabnn.experiments.demo import run_demo
+from dabnn.experiments.demo.run import run_demo
 
 SEEDS = (0, 1, 2)
 

@@ -7,7 +7,7 @@ import pytest
 
 from dabnn.data import TOY_DATASETS
 from dabnn.experiments.comparison import Comparison
-from dabnn.experiments.demo import DemoResult
+from dabnn.experiments.demo.run import DemoResult
 from dabnn.experiments.results import Row
 
 

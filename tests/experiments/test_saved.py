@@ -13,7 +13,7 @@ import dabnn
 from dabnn.data import READERS, ToyStreets
 from dabnn.errors import CheckpointError, DataError
 from dabnn.experiments.config import parse_config
-from dabnn.experiments.demo import DemoResult
+from dabnn.experiments.demo.run import DemoResult
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import evaluate_run, load_run
 from dabnn.experiments.toy_folders import write_folder
