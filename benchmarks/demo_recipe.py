@@ -18,7 +18,7 @@ from learning_rate import RESULTS, measure
 
 from dabnn.data import ToyStreets
 from dabnn.experiments.demo.run import demo_config
-from dabnn.experiments.toy_folders import write_folder
+from dabnn.experiments.demo.toy_folders import write_folder
 
 OTHER_SEED, SCENES = 1, 150
 

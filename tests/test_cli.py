@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from dabnn.cli import app
 from dabnn.data import ToyStreets, load_space
-from dabnn.experiments.toy_folders import write_folder
+from dabnn.experiments.demo.toy_folders import write_folder
 
 runner = CliRunner()
 CITIES = ("northport", "sunvale")

@@ -12,7 +12,7 @@ from PIL import Image
 
 from dabnn.data import TOY_DATASETS, FolderDataset, ToyStreets
 from dabnn.experiments.demo.run import COMPARED, DemoResult, demo_config, run_demo
-from dabnn.experiments.toy_folders import write_folder
+from dabnn.experiments.demo.toy_folders import write_folder
 
 
 def test_the_demo_gives_every_method_the_same_steps_on_every_toy_dataset(tiny_demo: DemoResult) -> None:

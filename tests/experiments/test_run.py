@@ -19,11 +19,11 @@ from dabnn.data import FolderDataset, ToyStreets
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
 from dabnn.experiments.config import Config, parse_config, to_dict, with_steps
+from dabnn.experiments.demo.toy_folders import write_folder
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.results import write_table
 from dabnn.experiments.run import build_trainer, run_folder, run_method
 from dabnn.experiments.saved import load_run
-from dabnn.experiments.toy_folders import write_folder
 from dabnn.experiments.transfer import transfer
 from dabnn.training import Callback
 

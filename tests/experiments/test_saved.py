@@ -14,9 +14,9 @@ from dabnn.data import READERS, ToyStreets
 from dabnn.errors import CheckpointError, DataError
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.demo.run import DemoResult
+from dabnn.experiments.demo.toy_folders import write_folder
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import evaluate_run, load_run
-from dabnn.experiments.toy_folders import write_folder
 from dabnn.models.stored.folder import info_of
 
 

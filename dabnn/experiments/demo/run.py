@@ -15,13 +15,13 @@ from dabnn.data import ToyStreets
 from dabnn.experiments.build.datasets import build_dataset
 from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config, load_config, with_steps
+from dabnn.experiments.demo.toy_folders import write_folder
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report.page import write_report
 from dabnn.experiments.report.scenes import SINGLE, write_picture
 from dabnn.experiments.results import Row, write_table
 from dabnn.experiments.run import run_folder, run_method
 from dabnn.experiments.saved import SavedRun, load_run
-from dabnn.experiments.toy_folders import write_folder
 from dabnn.training import ProgressBar
 
 TITLE = "One network for three street-scene datasets"

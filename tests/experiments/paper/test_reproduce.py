@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from dabnn.data import ToyStreets
 from dabnn.errors import ConfigError, DataError
 from dabnn.experiments.config import load_config, parse_config, with_steps
+from dabnn.experiments.demo.toy_folders import write_folder
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.paper import SCALES, load_experiment, load_tables, plan, reproduce
 from dabnn.experiments.paper.distributions import divergence
 from dabnn.experiments.results import read_rows
-from dabnn.experiments.toy_folders import write_folder
 from dabnn.training import Callback
 
 CITIES = ("northport", "oldtown")
