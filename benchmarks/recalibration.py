@@ -31,10 +31,10 @@ from dabnn.data import SegmentationDataset, load_map, load_space, open_dataset
 from dabnn.data.labels.derived import RelabelledDataset
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
 from dabnn.experiments.build.datasets import build_eval_loader
-from dabnn.experiments.recalibration import same_size_batches
 from dabnn.experiments.results import environment
 from dabnn.experiments.run import run_folder
 from dabnn.experiments.saved import SavedRun, load_run
+from dabnn.experiments.whole_images import same_size_batches
 
 RESULTS = Path(__file__).parent / "results"
 BRANCH = "cityscapes"

@@ -26,9 +26,9 @@ from dabnn.experiments.build.datasets import (
 from dabnn.experiments.config import Config
 from dabnn.experiments.losses import build_losses
 from dabnn.experiments.methods import Network, get_method
-from dabnn.experiments.recalibration import recalibrate_on
 from dabnn.experiments.results import Row, environment, identity, is_of, read_json, read_rows, write_json
 from dabnn.experiments.transfer import transfer
+from dabnn.experiments.whole_images import recalibrate_on
 from dabnn.storage.atomic import written_atomically
 from dabnn.training import AlternationTrainer, Callback, CSVLogger, FastDilation, TensorBoardLogger
 from dabnn.training.processes import agreed

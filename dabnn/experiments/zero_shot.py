@@ -22,8 +22,8 @@ from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_mo
 from dabnn.evaluation.inference import Predict
 from dabnn.experiments.build.datasets import build_eval_loader, relabelled
 from dabnn.experiments.measured import Measured
-from dabnn.experiments.recalibration import recalibrate_on
 from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run
+from dabnn.experiments.whole_images import recalibrate_on
 
 
 def evaluate_branch(

@@ -28,9 +28,9 @@ from dabnn.evaluation import SegmentationMetric, predict_logits
 from dabnn.evaluation.inference import pad_images
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.demo.toy_folders import write_folder
-from dabnn.experiments.recalibration import same_size_batches
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import SavedRun, evaluate_run, load_run
+from dabnn.experiments.whole_images import same_size_batches
 from dabnn.experiments.zero_shot import evaluate_branch, evaluate_elsewhere
 
 
