@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 import dabnn
 from dabnn.cli.app import app
 from dabnn.errors import CheckpointError, HubError
-from dabnn.models import DatasetInfo, ModelInfo, _registry
+from dabnn.models import DatasetInfo, ModelInfo, registry
 from dabnn.models.hub.publish import write_folder
 from dabnn.models.registry import Entry
 from dabnn.models.stored.folder import CONFIG, WEIGHTS, describe
@@ -274,7 +274,7 @@ def test_a_name_of_the_zoo_is_downloaded_from_its_repository_and_is_no_other_mod
 ):
     dabnn.push_to_hub(model, REPO, info)
     entry = Entry("fpn.test", "fpn", repo=REPO, sha256=hub_server.sha256(hub.files(REPO)[WEIGHTS]))
-    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})
+    monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry})
     for name in ("fpn", "fpn.test"):
         assert torch.equal(logits(dabnn.from_pretrained(name), "north"), logits(model, "north"))
     assert dabnn.list_models(pretrained=True) == ["fpn.test"]

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import constants
 
 import dabnn
-from dabnn.models import registry as _registry
+from dabnn.models import registry
 from dabnn.models.hub.card import model_card
 from dabnn.models.hub.publish import write_folder
 from dabnn.models.registry import Entry, entries
@@ -91,7 +91,7 @@ def own(tmp_path, monkeypatch):
         "pspnet_lite0_os16", dataset_names=["a", "b"], num_classes=[5, 3], channels=16, enlarge=2
     )
     entry = Entry("pspnet_lite0_os16.own", "own", folder=str(tmp_path))
-    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})  # the card names its alias
+    monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry})  # the card names its alias
     info = replace(describe(model), name=entry.name, licence="Research only.", notes="Small.")
     write_folder(model, tmp_path, info, half=True)
     entry = replace(entry, sha256=read_config(tmp_path).sha256)
@@ -106,7 +106,7 @@ def test_a_folder_of_our_own_passes(own):
 def test_a_folder_without_terms_and_one_of_another_name_do_not(own, monkeypatch):
     other = replace(own, name="pspnet_lite0_os16.other")
     with monkeypatch.context() as patch:
-        patch.setattr(_registry, "entries", lambda: {other.name: other})
+        patch.setattr(registry, "entries", lambda: {other.name: other})
         with pytest.raises(AssertionError, match="other"):
             check(other)
     (Path(own.folder) / "LICENSE").unlink()

@@ -10,7 +10,7 @@ import dabnn
 from dabnn.data import load_space
 from dabnn.errors import ConfigError, UnknownModelError
 from dabnn.layers import DatasetAwareBatchNorm
-from dabnn.models import registry as _registry
+from dabnn.models import registry
 from dabnn.models.registry import Entry, entries
 from dabnn.models.stored.source import source_of
 
@@ -40,7 +40,7 @@ def test_a_model_is_built_by_its_alias_with_a_classifier_per_dataset(name):
 
 def test_a_name_stands_for_arguments_that_the_user_may_change(monkeypatch):
     entry = Entry("pspnet_lite0_os16.test", "test", datasets={"camvid": "camvid"}, arguments={"channels": 32})
-    monkeypatch.setattr(_registry, "entries", lambda: {entry.name: entry})
+    monkeypatch.setattr(registry, "entries", lambda: {entry.name: entry})
     for given, channels in (({}, 32), ({"channels": 16}, 16)):
         plain = dabnn.extract_dataset(dabnn.create_model("test", **given), "camvid")
         assert source_of(plain).arguments["channels"] == channels
@@ -89,7 +89,7 @@ def test_datasets_and_numbers_must_fit():
 
 
 def test_an_own_architecture_is_registered_and_built(monkeypatch):
-    monkeypatch.setattr(_registry, "_ARCHITECTURES", dict(_registry._ARCHITECTURES))
+    monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
 
     @dabnn.register_model(share_affine=True)
     def my_net(num_classes, width=4):

@@ -85,7 +85,7 @@ def load_map(source: str, target: str) -> LabelMap:
             f"there is no label map {source} to {target}; there are {known}; in a config `space` says that a "
             "dataset has one of these label spaces, or the one of another dataset"
         )
-    file = files("dabnn.data") / "label_maps" / f"{source}-to-{target}.json"
+    file = files("dabnn.data.labels") / "label_maps" / f"{source}-to-{target}.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     classes = load_space(source).classes, load_space(target).classes
     return LabelMap(*classes, content["classes"], content["source"])
@@ -113,7 +113,7 @@ def read_map(file: Path, source: Sequence[str], target: Sequence[str]) -> LabelM
 
 def list_maps() -> list[tuple[str, str]]:
     """Return source and target of every label map that dabnn ships."""
-    names = [file.name.removesuffix(".json") for file in (files("dabnn.data") / "label_maps").iterdir()]
+    names = [file.name.removesuffix(".json") for file in (files("dabnn.data.labels") / "label_maps").iterdir()]
     return sorted((a, b) for a, _, b in (name.partition("-to-") for name in names))
 
 

@@ -59,7 +59,7 @@ def load_space(name: str) -> LabelSpace:
     Raises:
         DataError: There is none of that name.
     """
-    file = files("dabnn.data") / "label_spaces" / f"{name}.json"
+    file = files("dabnn.data.labels") / "label_spaces" / f"{name}.json"
     if not file.is_file():
         raise DataError(f"unknown label space {name!r}; there are {', '.join(list_spaces())}")
     content = json.loads(file.read_text(encoding="utf-8"))
@@ -77,7 +77,7 @@ def find_space(classes: Sequence[str]) -> str | None:
 
 def list_spaces() -> list[str]:
     """Return the names of the label spaces that dabnn ships."""
-    folder = files("dabnn.data") / "label_spaces"
+    folder = files("dabnn.data.labels") / "label_spaces"
     return sorted(file.name.removesuffix(".json") for file in folder.iterdir() if file.name.endswith(".json"))
 
 

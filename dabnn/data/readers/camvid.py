@@ -114,7 +114,7 @@ def split_of(frame: str) -> str:
 def _ids_by_color() -> dict[int, int]:
     """Return the class id of each of the 32 colours."""
     classes = load_space("camvid").classes
-    file = files("dabnn.data") / "camvid_colors.json"
+    file = files("dabnn.data.readers") / "camvid_colors.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     return {
         int(_code(np.array(color))): classes.index(group) if group else VOID

@@ -45,7 +45,7 @@ class DemoResult:
 
 def demo_config(steps: int | None = None) -> Config:
     """Return the experiment of ``demo.yaml`` beside this file, or the same with another number of steps."""
-    with as_file(files("dabnn.experiments") / "demo.yaml") as path:
+    with as_file(files("dabnn.experiments.demo") / "demo.yaml") as path:
         config = load_config(path)
     return config if steps is None else with_steps(config, steps)
 

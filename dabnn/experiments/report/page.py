@@ -46,7 +46,7 @@ def write_report(
     header, methods, gains = comparison.table()
     seed = comparison.seeds[0]
     scenes = {name: pick_scenes(runs, seed, name, dataset, SCENES) for name, dataset in evaluation.items()}
-    page = Template((files("dabnn.experiments") / "report.html").read_text(encoding="utf-8"))
+    page = Template((files("dabnn.experiments.report") / "report.html").read_text(encoding="utf-8"))
     text = page.substitute(
         title=escape(title),
         what=escape(_what(config, comparison)),

@@ -15,7 +15,7 @@ from torch import nn
 import dabnn
 from dabnn.conversion.extract import INFO
 from dabnn.errors import CheckpointError, ConfigError
-from dabnn.models import registry as _registry
+from dabnn.models import registry
 from dabnn.models.hub.errors import readable_errors
 from dabnn.models.hub.publish import PUBLISHED, write_folder
 from dabnn.models.stored.folder import (
@@ -63,7 +63,7 @@ def from_pretrained(
         ValueError: Names and numbers of classes do not fit.
     """
     folder = locate(str(name))
-    entry = _registry.find_entry(str(name))
+    entry = registry.find_entry(str(name))
     if entry is not None and entry.sha256 != read_config(folder).sha256:
         raise CheckpointError(
             f"{folder} holds other weights than this dabnn {dabnn.__version__} knows as {name}"
@@ -85,7 +85,7 @@ def get_pretrained_cfg(name: str | Path) -> ModelInfo:
         HubError: The Hub cannot be reached, has no such repository, or does not give access to it.
         CheckpointError: There is no model of dabnn, or its config is damaged or of a newer schema.
     """
-    entry = _registry.find_entry(str(name))
+    entry = registry.find_entry(str(name))
     if entry is not None and not entry.pretrained:
         return entry.describe()
     return read_config(locate(str(name), [CONFIG]))
@@ -167,7 +167,7 @@ def upload(
 
 def locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
     """Return the folder of a model, downloaded if need be."""
-    entry = _registry.find_entry(name)
+    entry = registry.find_entry(name)
     folder = standing(Path(name))
     if entry is None and folder.is_dir():
         return folder
@@ -177,7 +177,7 @@ def locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
     if repo is None:
         raise ConfigError(f"there are no weights for {name!r} yet: build it with dabnn.create_model")
     if "/" not in repo:
-        raise _registry.unknown(name)
+        raise registry.unknown(name)
     if not REPO.fullmatch(repo):
         raise CheckpointError(f"there is no folder {name}: check the path (a repository is named org/name)")
     return _download(*repo.partition("@")[::2], files_needed)
