@@ -1,8 +1,8 @@
 """Choose the learning rate of the demo on scenes that the demo never shows.
 
 CDCL and the single-dataset networks train on the demo's own training scenes and are measured on scenes that
-the generator draws from another seed. The table has a line per run and city; ``dabnn/experiments/demo/demo.yaml``
-takes the rate that is the best of both.
+the generator draws from another seed. The table has a line per run and city;
+``dabnn/experiments/demo/demo.yaml`` takes the rate that is the best of both.
 
 Run: python benchmarks/demo_recipe.py --lr 0.01 --lr 0.005 --lr 0.02
 """

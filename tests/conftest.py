@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import settings
+
+from dabnn.data import ToyStreets
+from dabnn.experiments.demo import run as demo
+from dabnn.experiments.demo.run import DemoResult, run_demo
 
 # A property test may meet a busy machine: its examples have no time limit.
 settings.register_profile("dabnn", deadline=None)
@@ -30,3 +35,31 @@ def data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"real datasets are not at {root}; point DABNN_DATA to them")
     return root
+
+
+DEMO_STEPS = 10
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("demo")
+
+
+@pytest.fixture(scope="session")
+def tiny_demo(demo_folder: Path) -> DemoResult:
+    """The demo with a few steps on eight scenes a split."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo, "ToyStreets", partial(ToyStreets, length=8))
+        return run_demo(demo_folder, steps=DEMO_STEPS)
+
+
+@pytest.fixture(scope="session")
+def cdcl_run(tiny_demo: DemoResult, demo_folder: Path) -> Path:
+    """Folder of a finished training with three datasets."""
+    return demo_folder / f"{DEMO_STEPS}_steps" / "cdcl-seed0"
+
+
+@pytest.fixture(scope="session")
+def single_run(tiny_demo: DemoResult, demo_folder: Path) -> Path:
+    """Folder of a finished training with one dataset, oldtown."""
+    return demo_folder / f"{DEMO_STEPS}_steps" / "single-seed0" / "oldtown"

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from write import NAMES, outputs_of, run_config, small_model, trainer_of
+from write_formats import NAMES, outputs_of, run_config, small_model, trainer_of
 
 import dabnn
 from dabnn.data import ToyStreets

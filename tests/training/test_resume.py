@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import interrupted
 import pytest
 from small_runs import assert_equal_state, batches, plain_sgd, seeded_loaders, small_model
 from torch.optim import AdamW
@@ -162,7 +163,7 @@ def test_loaders_without_a_state_warn_and_are_exact_if_their_order_is_fixed(tmp_
 
 def test_sigterm_and_kill_at_random_moments(tmp_path: Path) -> None:
     """SIGTERM saves and exits with 143; SIGKILL at any moment loses nothing that matters."""
-    script = Path(__file__).with_name("interrupted.py")
+    script = Path(interrupted.__file__)
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(script.parent), *sys.path]),
         "OMP_NUM_THREADS": "1",

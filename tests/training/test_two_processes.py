@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+import two_processes
 from small_runs import NAMES, Blobs, distance, gradient, seeded_loaders, small_model, step_once
 from two_processes import own_draws
 
@@ -21,7 +22,7 @@ from dabnn.evaluation import SegmentationMetric, evaluate_model
 from dabnn.selection import use_dataset
 
 pytestmark = pytest.mark.ddp
-SCRIPT = Path(__file__).with_name("two_processes.py")
+SCRIPT = Path(two_processes.__file__)
 
 
 TORCHRUN = ("torch.distributed.run", "--standalone", "--nproc-per-node", "2")

@@ -113,7 +113,9 @@ def read_map(file: Path, source: Sequence[str], target: Sequence[str]) -> LabelM
 
 def list_maps() -> list[tuple[str, str]]:
     """Return source and target of every label map that dabnn ships."""
-    names = [file.name.removesuffix(".json") for file in (files("dabnn.data.labels") / "label_maps").iterdir()]
+    names = [
+        file.name.removesuffix(".json") for file in (files("dabnn.data.labels") / "label_maps").iterdir()
+    ]
     return sorted((a, b) for a, _, b in (name.partition("-to-") for name in names))
 
 
