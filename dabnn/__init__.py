@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dabnn._version import __version__
 from dabnn.branches.add_remove import add_dataset, remove_dataset
 from dabnn.branches.mixed import forward_mixed
 from dabnn.branches.save_load import load_dataset, save_dataset
@@ -30,11 +31,10 @@ if TYPE_CHECKING:
     from dabnn.branches.guess import DatasetGuess, guess_dataset, guess_thresholds
     from dabnn.deploy.preprocessing import preprocess
     from dabnn.models import create_model, list_models, register_model
-    from dabnn.models.hub.load import from_pretrained, get_pretrained_cfg, push_to_hub
+    from dabnn.models.hub.load import from_pretrained, get_pretrained_cfg
+    from dabnn.models.hub.push import push_to_hub
     from dabnn.models.stored.folder import save_pretrained
     from dabnn.training import AlternationTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AlternationTrainer",
@@ -87,7 +87,7 @@ _LAZY = {
     "get_pretrained_cfg": "dabnn.models.hub.load",
     "list_models": "dabnn.models",
     "preprocess": "dabnn.deploy.preprocessing",
-    "push_to_hub": "dabnn.models.hub.load",
+    "push_to_hub": "dabnn.models.hub.push",
     "register_model": "dabnn.models",
     "save_pretrained": "dabnn.models.stored.folder",
     "recalibrate_batch_norm": "dabnn.branches.calibrate",

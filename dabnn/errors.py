@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 
 class DabnnError(Exception):
     """Base of all errors raised on purpose by dabnn."""
@@ -65,3 +67,9 @@ class ProcessError(DabnnError, RuntimeError):
 
 class FusedForwardError(DabnnError, RuntimeError):
     """A fused forward would not equal separate forwards, or its batches cannot be concatenated."""
+
+
+def listed(items: Collection[str], most: int = 8, separator: str = ", ") -> str:
+    """Return items as the text of a message, in their order: the first few, and how many more there are."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return f"{separator.join(list(items)[:most])}{more}"

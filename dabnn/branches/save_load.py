@@ -12,13 +12,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-import dabnn
+from dabnn._version import __version__
 from dabnn.branches.add_remove import add_dataset, named_switches
 from dabnn.conversion.checks import check_classifier
 from dabnn.errors import CheckpointError
 from dabnn.layers import DatasetAwareHead
 from dabnn.selection import Dataset, find_selection, unwrap
 from dabnn.storage.atomic import checksum, folder_written_atomically, standing
+from dabnn.storage.formats import check_format
 
 FORMAT = 1
 WEIGHTS, HEADER = "branch.safetensors", "branch.json"
@@ -43,7 +44,7 @@ def save_dataset(model: nn.Module, dataset: Dataset, path: str | Path) -> None:
     tensors = {key: tensor.detach().clone() for key, tensor in _branch_state(model, index).items()}
     header = {
         "format": FORMAT,
-        "dabnn": dabnn.__version__,
+        "dabnn": __version__,
         "dataset": selection.names[index],
         "base": fingerprint(model),
     }
@@ -145,11 +146,7 @@ def _check_fit(model: nn.Module, index: int | None, tensors: dict[str, Tensor], 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         header: dict[str, Any] = json.loads((path / HEADER).read_text())
-        if header["format"] > FORMAT:
-            raise CheckpointError(
-                f"{path} has format {header['format']}, this dabnn {dabnn.__version__} reads up to {FORMAT}; "
-                f"install dabnn {header['dabnn']} or newer"
-            )
+        check_format(path, header["format"], FORMAT, header["dabnn"])
         if checksum(path / WEIGHTS) != header["sha256"]:
             raise ValueError(f"{WEIGHTS} was changed or cut off after it was written")
         for key in ("dataset", "base"):

@@ -265,8 +265,9 @@ def publish(
 
     from dabnn.errors import ConfigError
     from dabnn.experiments.saved import load_run
-    from dabnn.models.hub.load import locate, upload
+    from dabnn.models.hub.locate import locate
     from dabnn.models.hub.publish import PUBLISHED, complete_info, copy_folder, write_folder
+    from dabnn.models.hub.push import upload
     from dabnn.models.stored.folder import info_of, is_pretrained
 
     if (repo is None) == (folder is None):

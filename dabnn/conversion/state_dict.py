@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dabnn.errors import CheckpointError
+from dabnn.errors import CheckpointError, listed
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.selection import find_selection
 
@@ -73,7 +73,7 @@ def load_checked(
         for key in sorted(mismatched - set(skipped))
     ]
     if problems:
-        shown = "; ".join(problems[:8]) + (f"; and {len(problems) - 8} more" if len(problems) > 8 else "")
+        shown = listed(problems, separator="; ")
         raise CheckpointError(f"the checkpoint does not fit, nothing was loaded: {shown}")
     model.load_state_dict(expanded, assign=assign)
     return skipped

@@ -25,7 +25,7 @@ from dabnn.experiments.methods import get_method
 from dabnn.models import DatasetInfo, ModelInfo
 from dabnn.models.stored.folder import is_pretrained
 from dabnn.models.stored.info import PAPER
-from dabnn.storage.atomic import read_safetensors
+from dabnn.storage.tensors import read_safetensors
 
 
 class SavedRun(NamedTuple):

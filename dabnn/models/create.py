@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-import dabnn
+from dabnn.conversion.convert import convert_to_dataset_aware
 from dabnn.models import architectures  # noqa: F401 (registers them)
+from dabnn.models.hub.load import from_pretrained, get_pretrained_cfg
 from dabnn.models.registry import architecture, find_entry
 
 
@@ -37,11 +38,11 @@ def create_model(
     if pretrained:
         if arguments:
             raise ValueError(f"weights are of one architecture, without {sorted(arguments)}")
-        return dabnn.from_pretrained(name, dataset_names=dataset_names, num_classes=num_classes).train()
+        return from_pretrained(name, dataset_names=dataset_names, num_classes=num_classes).train()
     entry = find_entry(name)
     build, convert = architecture(entry.architecture if entry is not None else name)
     if entry is not None:
-        info = entry.describe() if entry.folder is None else dabnn.get_pretrained_cfg(name)
+        info = entry.describe() if entry.folder is None else get_pretrained_cfg(name)
         arguments = {**(entry.arguments if info.build is None else info.build.source.arguments), **arguments}
         if dataset_names is None and num_classes is None:
             dataset_names = list(info.datasets)
@@ -49,6 +50,4 @@ def create_model(
     if dataset_names is None or num_classes is None or len(dataset_names) != len(num_classes):
         raise ValueError("give dataset_names and num_classes, one number for each name")
     plain = build(max(num_classes), **arguments)
-    return dabnn.convert_to_dataset_aware(
-        plain, dataset_names=dataset_names, num_classes=num_classes, **convert
-    )
+    return convert_to_dataset_aware(plain, dataset_names=dataset_names, num_classes=num_classes, **convert)

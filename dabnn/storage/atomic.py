@@ -8,12 +8,12 @@ import shutil
 import stat
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors import SafetensorError
 
-from dabnn.errors import CheckpointError
+from dabnn.errors import CheckpointError, listed
 
 
 @contextmanager
@@ -85,14 +85,15 @@ def check_replaceable(folder: Path, parts: Collection[str]) -> None:
 
     Args:
         folder: The folder, which may be absent or empty.
-        parts: Names of files and folders in it that may be lost.
+        parts: What may be lost of it: names of files and folders, or shell patterns of them.
 
     Raises:
         CheckpointError: If there is something else, or it is a file.
     """
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"{folder} is a file: choose a folder")
-    others = {file.name for file in folder.glob("*")} - set(parts)
+    found = sorted(file.name for file in folder.glob("*"))
+    others = [name for name in found if not any(fnmatch(name, part) for part in parts)]
     if others:
         raise CheckpointError(
             f"{folder} would be replaced as a whole, but holds {listed(others)}, which dabnn did not write: "
@@ -104,25 +105,6 @@ def standing(folder: Path) -> Path:
     """Return where a folder is now: elsewhere if a process was killed while it replaced it."""
     old = _replaced(folder)
     return old if old.is_dir() and not folder.exists() else folder
-
-
-def listed(names: Collection[str], most: int = 8) -> str:
-    """Return names as text, sorted, the first few of them."""
-    more = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(sorted(names)[:most])}{more}"
-
-
-def read_safetensors(file: Path) -> dict[str, Tensor]:
-    """Return all tensors of a file that safetensors' ``save_model`` wrote, those with two names twice.
-
-    Raises:
-        OSError: If it cannot be read.
-        SafetensorError: If it is damaged.
-    """
-    with safe_open(file, framework="pt") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 (no mapping)
-        # A tensor with two names is stored once, its other name in the metadata.
-        return tensors | {n: tensors[o] for n, o in (stored.metadata() or {}).items() if o in tensors}
 
 
 def checksum(path: Path) -> str:

@@ -8,21 +8,28 @@ every file is compared before anything is used.
 from __future__ import annotations
 
 import json
-import os
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_model
+from safetensors.torch import save_model
 from torch import Tensor, nn
 
-import dabnn
+from dabnn._version import __version__
 from dabnn.errors import CheckpointError
-from dabnn.storage.atomic import checksum
+from dabnn.storage.atomic import checksum, folder_written_atomically, standing
+from dabnn.storage.formats import check_format
+from dabnn.storage.tensors import read_safetensors
 
 FORMAT = 1
+HEADER = "checkpoint.json"
+PARTS = (HEADER, "state.pt", "*.safetensors")
+"""What a checkpoint consists of."""
+NAME = re.compile(r"\.?step_(\d{8,})(?:\.old)?")
+"""Names of checkpoints, and of those whose replacement was interrupted."""
 
 
 def checkpoint_path(folder: Path, step: int) -> Path:
@@ -45,27 +52,16 @@ def save_checkpoint(
         CheckpointError: If it cannot be written, for example because the disk is full; older checkpoints
             stay as they are.
     """
-    folder, temporary = path.parent, path.with_name(f".{path.name}.tmp")
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        for name, model in models.items():
-            save_model(model, str(temporary / f"{name}.safetensors"))
-        torch.save(state, temporary / "state.pt")
-        torch.load(temporary / "state.pt", weights_only=True, mmap=True)  # fail now rather than on resume
-        sums = {file.name: checksum(file) for file in temporary.iterdir()}
-        header = {"format": FORMAT, "dabnn": dabnn.__version__, "sha256": sums}
-        (temporary / "checkpoint.json").write_text(json.dumps(header))
-        _flush(temporary)
-        _move(temporary, path)
+        with folder_written_atomically(path, PARTS) as folder:
+            _write(folder, models, state)
     except Exception as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         # On a full disk torch's own error, from closing the file, hides the cause.
         cause = error.__context__ if isinstance(error.__context__, OSError) else error
         raise CheckpointError(
-            f"could not save {path}: {cause}; last complete: {latest_checkpoint(folder)}"
+            f"could not save {path}: {cause}; last complete: {latest_checkpoint(path.parent)}"
         ) from error
-    others = [other for other in _checkpoints(folder) if other != path]
+    others = [other for other in _checkpoints(path.parent) if other != path]
     for old in others[: len(others) + 1 - keep]:
         shutil.rmtree(old, ignore_errors=True)
 
@@ -83,12 +79,8 @@ def read_state(path: Path) -> dict[str, Any]:
         CheckpointError: If a file is missing, damaged or of a newer format.
     """
     try:
-        header = json.loads((path / "checkpoint.json").read_text())
-        if header["format"] > FORMAT:
-            raise CheckpointError(
-                f"{path} has format {header['format']}, this dabnn {dabnn.__version__} reads up to {FORMAT}; "
-                f"install dabnn {header['dabnn']} or newer"
-            )
+        header = json.loads((path / HEADER).read_text())
+        check_format(path, header["format"], FORMAT, header["dabnn"])
         for name, expected in header["sha256"].items():
             if checksum(path / name) != expected:
                 raise ValueError(f"{name} was changed or cut off after it was written")
@@ -117,39 +109,32 @@ def _read_weights(file: Path, model: nn.Module) -> dict[str, Tensor]:
     """Return a state dict for ``model``; a tensor with several names is in the file under one of them."""
     if not file.exists():
         raise CheckpointError(f"{file.parent} holds no {file.name}; resume with the settings of that run")
-    own, saved = model.state_dict(), load_file(file)
-    shared = {own[key].data_ptr(): tensor for key, tensor in saved.items() if key in own}
-    weights = {key: saved.get(key, shared.get(tensor.data_ptr())) for key, tensor in own.items()}
-    missing = [key for key, tensor in weights.items() if tensor is None or tensor.shape != own[key].shape]
-    unfit = sorted({*missing, *(saved.keys() - own.keys())})
+    own, saved = model.state_dict(), read_safetensors(file)
+    unfit = [key for key in sorted({*own, *saved}) if _shape(own.get(key)) != _shape(saved.get(key))]
     if unfit:
         raise CheckpointError(
             f"{file} does not fit the model, first at {unfit[0]!r}: it was saved for another architecture, "
             "number of classes or datasets"
         )
-    return {key: tensor for key, tensor in weights.items() if tensor is not None}
+    return saved
+
+
+def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
+    return None if tensor is None else tuple(tensor.shape)
+
+
+def _write(folder: Path, models: Mapping[str, nn.Module], state: dict[str, Any]) -> None:
+    for name, model in models.items():
+        save_model(model, str(folder / f"{name}.safetensors"))
+    torch.save(state, folder / "state.pt")
+    torch.load(folder / "state.pt", weights_only=True, mmap=True)  # fail now rather than on resume
+    sums = {file.name: checksum(file) for file in folder.iterdir()}
+    header = {"format": FORMAT, "dabnn": __version__, "sha256": sums}
+    (folder / HEADER).write_text(json.dumps(header))
 
 
 def _checkpoints(folder: Path) -> list[Path]:
-    """Return complete checkpoints, oldest first; a replaced one counts as older than its replacement."""
-    found = {
-        path.parent for pattern in ("step_*", "replaced_step_*") for path in folder.glob(f"{pattern}/*.json")
-    }
-    return sorted(found, key=lambda path: (path.name.rpartition("_")[2], path.name))
-
-
-def _flush(folder: Path) -> None:
-    """Make sure the files are on the disk before the rename makes them visible."""
-    for path in folder.iterdir():
-        with path.open("rb+") as file:
-            os.fsync(file.fileno())
-
-
-def _move(temporary: Path, final: Path) -> None:
-    """Rename a finished folder into place; at every moment it or the one it replaces is complete."""
-    replaced = final.with_name(f"replaced_{final.name}")
-    if final.exists():
-        shutil.rmtree(replaced, ignore_errors=True)
-        os.replace(final, replaced)
-    os.replace(temporary, final)
-    shutil.rmtree(replaced, ignore_errors=True)
+    """Return complete checkpoints, oldest first; only names that dabnn writes count."""
+    steps = {int(match[1]) for path in folder.glob("*") if (match := NAME.fullmatch(path.name))}
+    found = [standing(checkpoint_path(folder, step)) for step in sorted(steps)]
+    return [path for path in found if (path / HEADER).is_file()]

@@ -1,8 +1,8 @@
 """Write one small file or folder of every kind that dabnn writes, to see later that they still load.
 
-Those in ``first`` are of commit a663aa5, made by ``python tests/helpers/write_formats.py tests/formats/first``;
-the data folder that the run's result names was shortened to "." by hand. After a change of a format write a
-further folder, under a new name; the old ones stay as they are.
+Those in ``first`` are of commit a663aa5: ``python tests/helpers/write_formats.py tests/formats/first``. The
+data folder that the run's result names was shortened to "." by hand. After a change of a format write a further
+folder, under a new name; the old ones stay as they are.
 """
 
 from __future__ import annotations

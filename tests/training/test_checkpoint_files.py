@@ -17,6 +17,7 @@ from small_runs import NAMES, assert_equal_state, batches, plain_sgd, seeded_loa
 from torch import nn
 
 from dabnn.errors import CheckpointError, ConfigError
+from dabnn.storage import atomic
 from dabnn.training import AlternationTrainer, checkpoint, latest_checkpoint
 from dabnn.training.checkpoint import checkpoint_path, load_weights, read_state, save_checkpoint
 
@@ -84,8 +85,8 @@ def test_replacing_a_step_leaves_a_complete_checkpoint_at_every_moment(
         return run
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.os, "replace", counted(os.replace))
-        patch.setattr(checkpoint.shutil, "rmtree", counted(shutil.rmtree))
+        patch.setattr(atomic.os, "replace", counted(os.replace))
+        patch.setattr(atomic.shutil, "rmtree", counted(shutil.rmtree))
         with pytest.raises(Killed):
             save(tmp_path, 3, seed=5)
     path = latest_checkpoint(tmp_path)

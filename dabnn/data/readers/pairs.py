@@ -16,7 +16,7 @@ from torchvision.tv_tensors import Image, Mask
 from dabnn.data.base import Sample, SegmentationDataset
 from dabnn.data.images import opened, read_image
 from dabnn.data.labels.spaces import LabelSpace
-from dabnn.errors import DataError
+from dabnn.errors import DataError, listed
 
 Pairs = list[tuple[Path, Path]]
 _MAX_NAMED = 5
@@ -44,12 +44,12 @@ class UnmatchedFilesError(DataError):
         """
         parts = []
         if alone:
-            names = _named([file.name for file in alone])
+            names = listed([file.name for file in alone], _MAX_NAMED)
             parts.append(
                 f"images without a label in {labels}: {names}: add their labels there or remove the images."
             )
         if unused:
-            names = _named([file.name for file in unused])
+            names = listed([file.name for file in unused], _MAX_NAMED)
             parts.append(
                 f"labels without an image in {images}: {names}: add the images or remove the labels."
             )
@@ -240,8 +240,3 @@ def _files_by_key(folder: Path, patterns: Sequence[str], ignore: Sequence[str]) 
 
 def _size(image: torch.Tensor) -> str:
     return f"{image.shape[-1]}x{image.shape[-2]}"
-
-
-def _named(names: list[str]) -> str:
-    more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
-    return ", ".join(names[:_MAX_NAMED]) + more

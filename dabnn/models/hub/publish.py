@@ -10,7 +10,7 @@ from pathlib import Path
 
 from torch import nn
 
-import dabnn
+from dabnn.branches.save_load import load_dataset, save_dataset
 from dabnn.errors import ConfigError
 from dabnn.models.hub.card import TERMS, model_card
 from dabnn.models.stored.folder import (
@@ -111,7 +111,7 @@ def copy_folder(source: Path, folder: Path, *, repo: str = "") -> None:
     if is_half(source):
         round_parameters(stored)
     for branch in source.glob(f"{BRANCHES}/*"):
-        dabnn.load_dataset(model, branch)  # refuses what does not belong to the model
+        load_dataset(model, branch)  # refuses what does not belong to the model
     with folder_written_atomically(folder, PARTS) as new:
         for part in PARTS:
             if (source / part).is_dir():
@@ -125,7 +125,7 @@ def _complete(stored: nn.Module, info: ModelInfo, folder: Path, repo: str) -> No
     """Add what the folder of a published model has besides those of `dabnn.save_pretrained`."""
     for name in info.datasets:
         if not (folder / BRANCHES / name).exists():
-            dabnn.save_dataset(stored, name, folder / BRANCHES / name)
+            save_dataset(stored, name, folder / BRANCHES / name)
     texts = {"README.md": model_card(info, repo), TERMS: f"{info.licence}\n" if info.licence else ""}
     for name, text in texts.items():
         if text and not (folder / name).exists():

@@ -14,19 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-import dabnn
 from dabnn.conversion.extract import INFO
-from dabnn.errors import CheckpointError, ConfigError
+from dabnn.conversion.state_dict import load_state_dict
+from dabnn.errors import CheckpointError, ConfigError, listed
 from dabnn.models.stored.info import DatasetInfo, ModelInfo, explain, from_json, to_json
 from dabnn.models.stored.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap
-from dabnn.storage.atomic import (
-    check_replaceable,
-    checksum,
-    folder_written_atomically,
-    listed,
-    read_safetensors,
-)
+from dabnn.storage.atomic import check_replaceable, checksum, folder_written_atomically
+from dabnn.storage.tensors import read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PARTS = (CONFIG, WEIGHTS, "README.md", "LICENSE", "branches")
@@ -128,7 +123,7 @@ def load_pretrained(path: str | Path) -> nn.Module:
     with torch.random.fork_rng():
         model = rebuild(info)
     try:
-        dabnn.load_state_dict(model, weights)
+        load_state_dict(model, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; the libraries that it was saved with may differ") from error
     vars(model)[INFO] = info
@@ -221,6 +216,7 @@ def lacking(where: str | Path, name: str, found: Collection[str]) -> CheckpointE
         name: The file that is missing.
         found: The files that are there.
     """
+    found = sorted(found)
     pickles = [file for file in found if file.endswith(PICKLES)]
     hint = ""
     if pickles and WEIGHTS not in found:

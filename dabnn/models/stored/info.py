@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
-import dabnn
+from dabnn._version import __version__
 from dabnn.errors import CheckpointError
 from dabnn.models.stored.source import Source
 from dabnn.schema import STRICT, Count, Finite, Name, Positive, Share
+from dabnn.storage.formats import check_format
 
 SCHEMA = 1
 HEAD = ("schema", "library", "version")
@@ -108,7 +109,7 @@ class ModelInfo:
 
 def to_json(info: ModelInfo) -> str:
     """Return the text of ``config.json``."""
-    head = {"schema": SCHEMA, "library": "dabnn", "version": dabnn.__version__}
+    head = {"schema": SCHEMA, "library": "dabnn", "version": __version__}
     content = head | asdict(info)
     return json.dumps(content, indent=1) + "\n"
 
@@ -134,11 +135,7 @@ def from_json(text: str, where: str) -> ModelInfo:
     schema = content.get("schema")
     if type(schema) is not int:
         raise CheckpointError(f"{where} is damaged: schema: {schema!r} is no number")
-    if schema > SCHEMA:
-        raise CheckpointError(
-            f"{where} has schema {schema}, this dabnn {dabnn.__version__} reads up to {SCHEMA}: "
-            f"install dabnn {content.get('version')} or newer"
-        )
+    check_format(where, schema, SCHEMA, content.get("version"))
     fields = {key: value for key, value in content.items() if key not in HEAD}
     try:
         return TypeAdapter(ModelInfo).validate_python(fields)

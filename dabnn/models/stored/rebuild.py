@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import dabnn
 from dabnn.branches.add_remove import named_switches
+from dabnn.conversion.convert import convert_to_dataset_aware
+from dabnn.conversion.extract import extract_dataset
 from dabnn.conversion.libraries import find_classifiers, width_attribute
 from dabnn.conversion.plan import BATCH_NORMS
 from dabnn.errors import ConfigError, DabnnError
@@ -20,7 +21,7 @@ from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
 from dabnn.layers.batch_norm import HOOKS
 from dabnn.models.stored.info import Build, ModelInfo
 from dabnn.models.stored.source import source_of
-from dabnn.selection import find_selection
+from dabnn.selection import find_selection, use_dataset
 
 PROBES = (64, 224)
 """Sides of the images that a model and its rebuild are compared on; some models take the second only."""
@@ -37,7 +38,7 @@ def build_of(model: nn.Module) -> Build:
     shares = {norm.share for norm in norms.values()}
     momenta = {m.momentum for m in model.modules() if isinstance(m, _BatchNorm)}
     return Build(
-        source=source_of(dabnn.extract_dataset(model, 0, copy=False)),
+        source=source_of(extract_dataset(model, 0, copy=False)),
         norms=tuple(norms),
         classifiers=tuple(path for path, s in switches.items() if isinstance(s, DatasetAwareHead)),
         share=shares.pop() if len(shares) == 1 else None,
@@ -66,7 +67,7 @@ def rebuild(info: ModelInfo) -> nn.Module:
                 module.momentum = build.momentum
     types = tuple({type(modules[path]) for path in build.norms}) or BATCH_NORMS
     others = [n for n, module in modules.items() if isinstance(module, types) and n not in build.norms]
-    return dabnn.convert_to_dataset_aware(
+    return convert_to_dataset_aware(
         plain,
         dataset_names=list(info.datasets),
         num_classes=widths if build.classifiers else None,
@@ -83,7 +84,7 @@ def widths_of(model: nn.Module) -> list[int]:
     heads = [switch for _, switch in named_switches(model) if isinstance(switch, DatasetAwareHead)]
     if heads:
         return [getattr(head, width_attribute(head)) for head in heads[0].branches]
-    plain = dabnn.extract_dataset(model, 0, copy=False)
+    plain = extract_dataset(model, 0, copy=False)
     layer = plain.get_submodule(find_classifiers(plain)[0])
     return [getattr(layer, width_attribute(layer))] * len(find_selection(model).names)
 
@@ -152,6 +153,6 @@ def _output(model: nn.Module, images: Tensor) -> Any:
         vars(module).update((name, OrderedDict()) for name in HOOKS)
     model = model.cpu().float().to(memory_format=torch.contiguous_format).eval()
     torch.manual_seed(0)
-    with warnings.catch_warnings(), dabnn.use_dataset(model, 0):
+    with warnings.catch_warnings(), use_dataset(model, 0):
         warnings.simplefilter("ignore")
         return model(images)

@@ -244,7 +244,7 @@ def test_pickles_are_named_and_never_read(folder):
 
 def test_a_newer_schema_asks_for_a_newer_dabnn(folder):
     change(folder, schema=99, version="9.9")
-    with pytest.raises(CheckpointError, match=r"has schema 99.*install dabnn 9.9 or newer"):
+    with pytest.raises(CheckpointError, match=r"has format 99.*install dabnn 9.9 or newer"):
         dabnn.from_pretrained(folder)
 
 
