@@ -1,7 +1,7 @@
 """Write one small file or folder of every kind that dabnn writes, to see later that they still load.
 
 Those in ``first`` are of commit a663aa5: ``python tests/helpers/write_formats.py tests/formats/first``. The
-data folder that the run's result names was shortened to "." by hand. After a change of a format write a further
+data folder that the run's result names was shortened to "." by hand. After a change of a format write another
 folder, under a new name; the old ones stay as they are.
 """
 
