@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 from dabnn._version import __version__
 from dabnn.branches.add_remove import add_dataset, remove_dataset
 from dabnn.branches.mixed import forward_mixed
+from dabnn.branches.parameters import branch_parameters, shared_parameters
 from dabnn.branches.save_load import load_dataset, save_dataset
 from dabnn.conversion.convert import convert_to_dataset_aware
-from dabnn.conversion.extract import branch_parameters, extract_dataset, shared_parameters
-from dabnn.conversion.plan import ConversionReport, plan_conversion
+from dabnn.conversion.extract import extract_dataset
+from dabnn.conversion.plan import plan_conversion
+from dabnn.conversion.report import ConversionReport, Site
 from dabnn.conversion.state_dict import load_state_dict
 from dabnn.deploy.fold import fold_batch_norm
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
@@ -29,6 +31,7 @@ from dabnn.selection import (
 if TYPE_CHECKING:
     from dabnn.branches.calibrate import recalibrate_batch_norm, sync_batch_norm_buffers
     from dabnn.branches.guess import DatasetGuess, guess_dataset, guess_thresholds
+    from dabnn.deploy.export import export_model
     from dabnn.deploy.preprocessing import preprocess
     from dabnn.models import create_model, list_models, register_model
     from dabnn.models.hub.load import from_pretrained, get_pretrained_cfg
@@ -45,6 +48,7 @@ __all__ = [
     "DatasetGuess",
     "DatasetSelection",
     "DatasetSwitch",
+    "Site",
     "__version__",
     "active_dataset",
     "add_dataset",
@@ -52,6 +56,7 @@ __all__ = [
     "convert_to_dataset_aware",
     "create_model",
     "dataset_names",
+    "export_model",
     "extract_dataset",
     "fold_batch_norm",
     "forward_mixed",
@@ -83,6 +88,7 @@ _LAZY = {
     "guess_dataset": "dabnn.branches.guess",
     "guess_thresholds": "dabnn.branches.guess",
     "create_model": "dabnn.models",
+    "export_model": "dabnn.deploy.export",
     "from_pretrained": "dabnn.models.hub.load",
     "get_pretrained_cfg": "dabnn.models.hub.load",
     "list_models": "dabnn.models",

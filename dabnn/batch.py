@@ -7,6 +7,9 @@ from typing import Any
 
 from dabnn.errors import DataError
 
+IGNORE_INDEX = 255
+"""What stands in a target where nothing is labelled."""
+
 Batch = Mapping[str, Any] | Sequence[Any]
 
 

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dabnn.conversion.checks import check_classifier
-from dabnn.conversion.convert import resize_classifier
-from dabnn.conversion.libraries import LINEAR, width_attribute
-from dabnn.conversion.plan import HeadFactory
+from dabnn.conversion.classifiers import LINEAR, HeadFactory, check_classifier, resize_classifier, width_of
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
-from dabnn.layers.batch_norm import copy_without_hooks, memo_outside
+from dabnn.layers.surgery import copy_without_hooks, memo_outside
+from dabnn.layers.switch import named_switches
 from dabnn.selection import Dataset, DatasetSelection, find_selection, unwrap
 
 
@@ -92,11 +90,6 @@ def remove_dataset(model: nn.Module, dataset: Dataset) -> None:
     selection.remove(index)
 
 
-def named_switches(model: nn.Module) -> Iterator[tuple[str, DatasetSwitch]]:
-    """Yield every switch of a model once, with its path."""
-    return ((path, module) for path, module in model.named_modules() if isinstance(module, DatasetSwitch))
-
-
 def _sources(selection: DatasetSelection, init_from: Dataset | Sequence[Dataset] | None) -> list[int]:
     if init_from is None:
         return list(range(len(selection)))
@@ -122,7 +115,7 @@ def _new_head(
     memo: dict[int, Any],
 ) -> nn.Module:
     """Return a classifier for the new dataset: a copy of ``start`` if it fits, else one like ``old``."""
-    fits = isinstance(start, LINEAR) and getattr(start, width_attribute(start)) == num_classes
+    fits = isinstance(start, LINEAR) and width_of(start) == num_classes
     if start is not None and fits:
         return copy_without_hooks(start, memo)
     if head_factory is not None:

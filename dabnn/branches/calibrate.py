@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dabnn.batch import inputs_of
-from dabnn.branches.add_remove import named_switches
 from dabnn.errors import DataError, NoBatchNormFoundError
-from dabnn.evaluation import eval_mode
+from dabnn.layers.surgery import device_of, eval_mode, statistics_of
+from dabnn.layers.switch import named_switches
 from dabnn.selection import Dataset, find_selection, unwrap, use_dataset
 
 
@@ -68,7 +68,7 @@ def recalibrate_batch_norm(
     norms = _norms(model, dataset)
     if not norms:
         raise NoBatchNormFoundError(f"{type(model).__name__} has no batch norm with running statistics here")
-    device = next((t.device for t in (*model.parameters(), *model.buffers())), torch.device("cpu"))
+    device = device_of(model)
     before = [{name: b.clone() for name, b in norm.named_buffers(recurse=False)} for norm in norms]
     moments = [Moments() for _ in norms]
     try:
@@ -85,8 +85,8 @@ def recalibrate_batch_norm(
         if not moment.count:  # a layer that the forward leaves out
             continue
         mean, variance = moment.mean_and_variance()
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(variance)  # type: ignore[union-attr]
+        for own, measured in zip(statistics_of(norm), (mean, variance), strict=True):
+            own.copy_(measured)
 
 
 def sync_batch_norm_buffers(model: nn.Module) -> None:
@@ -100,16 +100,17 @@ def sync_batch_norm_buffers(model: nn.Module) -> None:
     norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
     if not norms:
         return
-    means = [norm.running_mean.double() for norm in norms]  # type: ignore[union-attr]
-    squares = [n.running_var.double() + m.square() for n, m in zip(norms, means, strict=True)]  # type: ignore[union-attr]
+    statistics = [statistics_of(norm) for norm in norms]
+    means = [mean.double() for mean, _ in statistics]
+    squares = [variance.double() + mean.double().square() for mean, variance in statistics]
     both = torch.cat([torch.cat(means), torch.cat(squares)])
     torch.distributed.all_reduce(both)
     both /= torch.distributed.get_world_size()
     sizes = [len(mean) for mean in means]
     mean_parts, square_parts = (part.split(sizes) for part in both.chunk(2))
-    for norm, mean, square in zip(norms, mean_parts, square_parts, strict=True):
-        norm.running_mean.copy_(mean)  # type: ignore[union-attr]
-        norm.running_var.copy_(square - mean.square())  # type: ignore[union-attr]
+    for (own_mean, own_variance), mean, square in zip(statistics, mean_parts, square_parts, strict=True):
+        own_mean.copy_(mean)
+        own_variance.copy_(square - mean.square())
 
 
 def _norms(model: nn.Module, dataset: Dataset | None) -> list[_BatchNorm]:

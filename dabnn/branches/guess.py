@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from dabnn.batch import inputs_of
-from dabnn.branches.add_remove import named_switches
 from dabnn.errors import DataError, NoBatchNormFoundError
-from dabnn.evaluation import eval_mode
+from dabnn.layers.surgery import device_of, eval_mode, statistics_of
+from dabnn.layers.switch import named_switches
 from dabnn.selection import find_selection, unwrap, use_dataset
 
 LAYERS = 16
@@ -112,7 +112,7 @@ def guess_thresholds(
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be in (0, 1], got {keep}")
     selection = find_selection(model)
-    device = next(unwrap(model).parameters()).device
+    device = device_of(model)
     thresholds = {}
     for name, loader in loaders.items():
         index = selection.index(name)
@@ -142,7 +142,7 @@ def _misfit(model: nn.Module, index: int, images: Tensor, layers: int) -> Tensor
 
 @contextmanager
 def _watching(model: nn.Module, index: int, found: list[Tensor], layers: int) -> Iterator[None]:
-    def watch(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def watch(norm: _BatchNorm, args: tuple[Tensor, ...]) -> None:
         found.append(_divergence(args[0], norm))
         if len(found) == layers:
             raise _Enough
@@ -161,10 +161,11 @@ def _watching(model: nn.Module, index: int, found: list[Tensor], layers: int) ->
             handle.remove()
 
 
-def _divergence(x: Tensor, norm: nn.Module) -> Tensor:
+def _divergence(x: Tensor, norm: _BatchNorm) -> Tensor:
     """Return KL(image || branch) of inputs (B, C, ...) in nats, averaged over the channels: (B,)."""
     values = x.flatten(2).float()
-    mean, variance = values.mean(2), values.var(2, correction=0) + norm.eps  # type: ignore[operator]
-    expected, spread = norm.running_mean, norm.running_var + norm.eps  # type: ignore[operator]
+    expected, spread = (own.float() for own in statistics_of(norm))
+    mean, variance = values.mean(2), values.var(2, correction=0) + norm.eps
+    spread = spread + norm.eps
     ratio = variance / spread
-    return (ratio + (mean - expected).square() / spread - 1 - ratio.log()).mean(1) / 2  # type: ignore[operator]
+    return (ratio + (mean - expected).square() / spread - 1 - ratio.log()).mean(1) / 2

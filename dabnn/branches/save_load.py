@@ -13,10 +13,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dabnn._version import __version__
-from dabnn.branches.add_remove import add_dataset, named_switches
-from dabnn.conversion.checks import check_classifier
+from dabnn.branches.add_remove import add_dataset
+from dabnn.conversion.classifiers import check_classifier
 from dabnn.errors import CheckpointError
 from dabnn.layers import DatasetAwareHead
+from dabnn.layers.switch import named_switches
 from dabnn.selection import Dataset, find_selection, unwrap
 from dabnn.storage.atomic import checksum, folder_written_atomically, standing
 from dabnn.storage.formats import check_format

@@ -1,8 +1,8 @@
-"""What a model, its norms and its classifiers must be so that they can be converted; all is checked first."""
+"""What a model and its norms must be so that they can be converted; all is checked first."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,10 +10,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from dabnn.conversion.libraries import LINEAR, width_attribute
-from dabnn.errors import ClassifierNotFoundError, ConversionError
+from dabnn.errors import ConversionError
 from dabnn.layers import DatasetSwitch
-from dabnn.layers.batch_norm import HOOKS
+from dabnn.layers.surgery import HOOKS
 from dabnn.selection import SELECTION_ATTRIBUTE
 
 _PARALLEL = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
@@ -81,29 +80,6 @@ def check_sites(model: nn.Module, sites: Mapping[str, nn.Module]) -> None:
                         "plain layer; use a torch.nn.ModuleList or ModuleDict, look the layer up when it is "
                         "needed, or keep the layer shared with skip="
                     )
-
-
-def check_classifier(path: str, module: nn.Module, num_classes: Sequence[int]) -> None:
-    """Raise ClassifierNotFoundError if a classifier cannot be rebuilt for other numbers of classes."""
-    if not isinstance(module, LINEAR):
-        inside = [f"{path}.{name}" for name, child in module.named_modules() if isinstance(child, LINEAR)]
-        raise ClassifierNotFoundError(
-            f"classifier {path!r} is a {type(module).__name__}, which cannot be resized; name the layer "
-            f"inside it (one of {inside}) or pass head_factory(old, num_classes)"
-        )
-    if all(number == getattr(module, width_attribute(module)) for number in num_classes):
-        return
-    reason = ""
-    if others := [key for key in module.state_dict() if key not in ("weight", "bias")]:
-        reason = f"it holds {others}"
-    groups = getattr(module, "groups", 1)
-    if any(number % groups for number in num_classes):
-        reason = f"its {groups} groups do not divide {list(num_classes)}"
-    if reason:
-        raise ClassifierNotFoundError(
-            f"classifier {path!r} ({type(module).__name__}) cannot be resized: {reason}; pass "
-            "head_factory(old, num_classes)"
-        )
 
 
 def _modules_in(value: Any, depth: int = 4) -> Iterator[nn.Module]:

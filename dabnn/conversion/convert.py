@@ -8,11 +8,13 @@ from typing import Any
 
 from torch import nn
 
-from dabnn.conversion.libraries import block_plain_saving, width_attribute
-from dabnn.conversion.plan import BATCH_NORMS, ConversionReport, HeadFactory, plan_conversion
+from dabnn.conversion.classifiers import HeadFactory, resize_classifier, width_of
+from dabnn.conversion.libraries import block_plain_saving
+from dabnn.conversion.plan import BATCH_NORMS, Plan, make_plan
 from dabnn.errors import ClassifierNotFoundError, ConversionError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead, DatasetSwitch
-from dabnn.layers.batch_norm import Share, copy_without_hooks, memo_outside, move_hooks
+from dabnn.layers.batch_norm import Share
+from dabnn.layers.surgery import copy_without_hooks, memo_outside, move_hooks, replace_modules
 from dabnn.selection import SELECTION_ATTRIBUTE, DatasetSelection
 
 logger = logging.getLogger(__name__)
@@ -75,74 +77,47 @@ def convert_to_dataset_aware(
         ...     net(torch.zeros(1, 3, 8, 8)).shape
         torch.Size([1, 8, 6, 6])
     """
-    report = plan_conversion(
-        model,
-        n_datasets,
-        dataset_names=dataset_names,
-        num_classes=num_classes,
-        classifier=classifier,
-        head_factory=head_factory,
-        skip=skip,
-        norm_types=norm_types,
-    )
     if share_affine and share_statistics:
         raise ValueError("share_affine and share_statistics together leave the norms nothing of their own")
+    plan = make_plan(
+        model, n_datasets, dataset_names, num_classes, classifier, head_factory, skip, norm_types
+    )
+    plan.warn()
     share: Share | None = "affine" if share_affine else "statistics" if share_statistics else None
-    selection = DatasetSelection(report.dataset_names)
-    switches = _build_switches(model, report, selection, head_factory or resize_classifier, share)
-    root = _install(model, switches)
+    selection = DatasetSelection(plan.report.dataset_names)
+    switches = _build_switches(model, plan, selection, head_factory or resize_classifier, share)
+    for original, switch in switches.items():
+        move_hooks(original, switch)
+    root = replace_modules(model, switches)
     vars(root)[SELECTION_ATTRIBUTE] = selection
     for module in root.modules():
         block_plain_saving(module)
-    logger.info("%s", report)
+    logger.info("%s", plan.report)
     return root
 
 
-def resize_classifier(old: nn.Module, num_classes: int) -> nn.Module:
-    """Return a newly initialised copy of a linear or convolution layer for another number of classes.
-
-    Args:
-        old: An `torch.nn.Linear` or `torch.nn.Conv2d` (1d, 3d); it is not changed.
-        num_classes: Output features or channels of the new layer.
-    """
-    new = copy_without_hooks(old)
-    for name in ("weight", "bias"):
-        tensor = getattr(old, name)
-        if tensor is not None:
-            resized = tensor.new_empty(num_classes, *tensor.shape[1:])
-            setattr(new, name, nn.Parameter(resized, tensor.requires_grad))
-    setattr(new, width_attribute(new), num_classes)
-    new.reset_parameters()  # type: ignore[operator]
-    return new
-
-
 def _build_switches(
-    model: nn.Module,
-    report: ConversionReport,
-    selection: DatasetSelection,
-    head_factory: HeadFactory,
-    share: Share | None,
-) -> dict[int, tuple[nn.Module, DatasetSwitch]]:
-    """Build every switch beside the model, which is not changed yet; keys are ids of the originals."""
-    switches: dict[int, tuple[nn.Module, DatasetSwitch]] = {}
-    sites = [model.get_submodule(site.path) for site in (*report.norms, *report.classifiers)]
-    memos = [memo_outside(model, sites) for _ in report.dataset_names[1:]]
-    for site in report.norms:
-        norm = model.get_submodule(site.path)
+    model: nn.Module, plan: Plan, selection: DatasetSelection, head_factory: HeadFactory, share: Share | None
+) -> dict[nn.Module, DatasetSwitch]:
+    """Build every switch beside the model, which is not changed yet; by the module that it replaces."""
+    switches: dict[nn.Module, DatasetSwitch] = {}
+    sites = (*plan.norms.values(), *plan.classifiers.values())
+    memos = [memo_outside(model, sites) for _ in selection.names[1:]]
+    for path, norm in plan.norms.items():
         try:
-            switches[id(norm)] = norm, DatasetAwareBatchNorm.from_norm(norm, selection, memos, share)
+            switches[norm] = DatasetAwareBatchNorm.from_norm(norm, selection, memos, share)
         except Exception as error:
-            raise ConversionError(f"{site.path} ({site.module}) cannot be copied: {error}") from error
-    for site in report.classifiers:
-        old = model.get_submodule(site.path)
+            raise ConversionError(f"{path} ({type(norm).__name__}) cannot be copied: {error}") from error
+    num_classes = plan.report.num_classes or ()
+    for path, old in plan.classifiers.items():
         try:
-            heads = _build_heads(old, report.num_classes or (), head_factory, memos)
+            heads = _build_heads(old, num_classes, head_factory, memos)
         except Exception as error:
             raise ClassifierNotFoundError(
-                f"classifier {site.path} ({site.module}) cannot be rebuilt for "
-                f"{list(report.num_classes or ())} classes: {error}; pass head_factory(old, num_classes)"
+                f"classifier {path} ({type(old).__name__}) cannot be rebuilt for {list(num_classes)} "
+                f"classes: {error}; pass head_factory(old, num_classes)"
             ) from error
-        switches[id(old)] = old, DatasetAwareHead(heads, selection)
+        switches[old] = DatasetAwareHead(heads, selection)
     return switches
 
 
@@ -150,7 +125,7 @@ def _build_heads(
     old: nn.Module, num_classes: Sequence[int], head_factory: HeadFactory, memos: Sequence[dict[int, Any]]
 ) -> list[nn.Module]:
     """Keep the original for the first dataset that fits it, copy it for others that do, build the rest."""
-    width = getattr(old, width_attribute(old), None) if head_factory is resize_classifier else None
+    width = width_of(old) if head_factory is resize_classifier else None
     heads: list[nn.Module] = []
     for number, memo in zip(num_classes, [{}, *memos], strict=True):
         if number == width:
@@ -161,16 +136,3 @@ def _build_heads(
             raise TypeError(f"head_factory must return a new module for every dataset, got {head!r}")
         heads.append(head if head is old else head.train(old.training))
     return heads
-
-
-def _install(model: nn.Module, switches: dict[int, tuple[nn.Module, DatasetSwitch]]) -> nn.Module:
-    """Put every switch where its original is used, at each place of a shared instance."""
-    parents = list(model.modules())
-    for original, switch in switches.values():
-        move_hooks(original, switch)
-    for parent in parents:
-        for name, child in parent._modules.items():
-            if id(child) in switches:
-                # Past any overridden __setattr__ or add_module: a half-converted model must not exist.
-                parent._modules[name] = switches[id(child)][1]
-    return switches[id(model)][1] if id(model) in switches else model

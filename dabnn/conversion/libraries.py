@@ -10,9 +10,8 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from dabnn.conversion.classifiers import LINEAR, last_linear, width_of
 from dabnn.errors import ClassifierNotFoundError, DabnnError
-
-LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 _SMP_SAVERS = ("save_pretrained", "push_to_hub")
 
@@ -45,7 +44,7 @@ def find_classifiers(model: nn.Module) -> list[str]:
         paths = _timm_classifiers(model)
     else:
         known = (roots for package, roots in _CLASSIFIER_ROOTS.items() if _defined_in(model, package))
-        paths = [path for root in next(known, ()) if (path := _last_linear(model, root))]
+        paths = [path for root in next(known, ()) if (path := last_linear(model, root))]
     if paths:
         return paths
     kind = f"{type(model).__module__}.{type(model).__name__}"
@@ -56,7 +55,7 @@ def find_classifiers(model: nn.Module) -> list[str]:
         )
     raise ClassifierNotFoundError(
         f"no classifier is known for {kind}; pass classifier='path.to.layer' (candidate: "
-        f"{_last_linear(model, '')!r}), or leave num_classes out to share the classifier"
+        f"{last_linear(model, '')!r}), or leave num_classes out to share the classifier"
     )
 
 
@@ -72,24 +71,14 @@ def set_num_classes(module: nn.Module, classifiers: Collection[nn.Module]) -> No
     """
     config = vars(module).get("_hub_mixin_config")
     if isinstance(config, dict) and _defined_in(module, "segmentation_models_pytorch"):
-        if path := _last_linear(module, "segmentation_head"):
-            config["classes"] = _width(module.get_submodule(path))
-        if config.get("aux_params") and (path := _last_linear(module, "classification_head")):
-            config["aux_params"] = {**config["aux_params"], "classes": _width(module.get_submodule(path))}
+        if path := last_linear(module, "segmentation_head"):
+            config["classes"] = width_of(module.get_submodule(path))
+        if config.get("aux_params") and (path := last_linear(module, "classification_head")):
+            config["aux_params"] = {**config["aux_params"], "classes": width_of(module.get_submodule(path))}
     elif "num_classes" in vars(module):
-        widths = {_width(layer) for layer in module.modules() if layer in classifiers}
+        widths = {width_of(layer) for layer in module.modules() if layer in classifiers}
         if len(widths) == 1:  # several classifiers may differ: then none is *the* number
             module.num_classes = widths.pop()  # type: ignore[assignment]
-
-
-def width_attribute(layer: nn.Module) -> str:
-    """Return the name of the attribute in which a linear or convolution layer keeps its output width."""
-    return "out_features" if isinstance(layer, nn.Linear) else "out_channels"
-
-
-def _width(layer: nn.Module) -> int:
-    width: int = getattr(layer, width_attribute(layer))
-    return width
 
 
 def block_plain_saving(model: nn.Module) -> None:
@@ -109,7 +98,7 @@ def _refuse_plain_saving(*args: Any, **kwargs: Any) -> NoReturn:
     raise DabnnError(
         "segmentation-models-pytorch cannot load a dataset-aware model back. Save the plain model of one "
         "dataset with dabnn.extract_dataset(model, dataset).save_pretrained(...), or all datasets with "
-        "safetensors.torch.save_model(model, path)"
+        "dabnn.save_pretrained(model, path)"
     )
 
 
@@ -125,28 +114,14 @@ def _timm_classifiers(model: nn.Module) -> list[str]:
     """
     named = (getattr(model, "pretrained_cfg", None) or {}).get("classifier") or ()
     roots = [named] if isinstance(named, str) else list(named)
-    paths = [path for root in roots if (path := _last_linear(model, root))]
+    paths = [path for root in roots if (path := last_linear(model, root))]
     heads = model.get_classifier() if hasattr(model, "get_classifier") else ()  # type: ignore[operator]
     layers = {
         id(layer)
         for head in (heads if isinstance(heads, tuple | list) else [heads])
         if isinstance(head, nn.Module)
         for layer in head.modules()
-        if isinstance(layer, LINEAR) and layer.weight.shape[0] == getattr(model, "num_classes", None)
+        if isinstance(layer, LINEAR) and width_of(layer) == getattr(model, "num_classes", None)
     }
     paths += [path for path, layer in model.named_modules() if id(layer) in layers]
     return list(dict.fromkeys(paths))
-
-
-def _last_linear(model: nn.Module, root: str) -> str | None:
-    """Return the path of the last linear or convolution layer below (or at) ``root``."""
-    try:
-        module = model.get_submodule(root)
-    except AttributeError:
-        return None
-    if module is None:  # torchvision: aux_classifier=None
-        return None
-    inside = [name for name, child in module.named_modules() if isinstance(child, LINEAR)]
-    if not inside:
-        return None
-    return ".".join(part for part in (root, inside[-1]) if part)

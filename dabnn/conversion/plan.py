@@ -5,73 +5,25 @@ from __future__ import annotations
 import fnmatch
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dabnn.conversion.checks import check_classifier, check_model, check_sites
+from dabnn.conversion.checks import check_model, check_sites
+from dabnn.conversion.classifiers import HeadFactory, check_classifier
 from dabnn.conversion.libraries import find_classifiers
+from dabnn.conversion.report import ConversionReport, Site
 from dabnn.errors import ClassifierNotFoundError, ConversionError, DabnnWarning, NoBatchNormFoundError
+from dabnn.layers.surgery import has_statistics
 from dabnn.selection import DatasetSelection
-
-HeadFactory = Callable[[nn.Module, int], nn.Module]
 
 BATCH_NORMS: tuple[type[nn.Module], ...] = (_BatchNorm,)
 
 EXCLUDED = "excluded by skip="
 NOT_CHOSEN = "not among norm_types"
 NOT_BATCH_NORM = "running statistics, but not a batch norm"
-
-
-@dataclass(frozen=True)
-class Site:
-    """One module that a conversion looked at.
-
-    Attributes:
-        path: Its path in the model; empty for the root.
-        module: Name of its class.
-        aliases: Further paths under which the same instance is used.
-        reason: Why it is skipped; empty for sites that are converted.
-    """
-
-    path: str
-    module: str
-    aliases: tuple[str, ...] = ()
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """The outcome of `dabnn.plan_conversion`; printing it gives a readable summary.
-
-    Attributes:
-        dataset_names: Names of the datasets, in branch order.
-        norms: Batch norms that get one branch per dataset.
-        classifiers: Classifiers that get one branch per dataset.
-        skipped: Norms that stay shared, with the reason.
-        num_classes: Classes per dataset, or None when the classifier stays shared.
-    """
-
-    dataset_names: tuple[str, ...]
-    norms: tuple[Site, ...]
-    classifiers: tuple[Site, ...]
-    skipped: tuple[Site, ...]
-    num_classes: tuple[int, ...] | None
-
-    def __str__(self) -> str:
-        kinds = Counter(site.module for site in self.norms)
-        datasets = f"{len(self.dataset_names)} datasets ({', '.join(self.dataset_names)})"
-        lines = [
-            f"{len(self.norms)} batch norms for {datasets}: "
-            + ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        ]
-        lines += [
-            f"classifier {site.path}: classes {list(self.num_classes or ())}" for site in self.classifiers
-        ]
-        lines += [f"skipped {site.path} ({site.module}): {site.reason}" for site in self.skipped]
-        return "\n".join(lines)
 
 
 def plan_conversion(
@@ -87,7 +39,15 @@ def plan_conversion(
 ) -> ConversionReport:
     """Report what `dabnn.convert_to_dataset_aware` would do with the same arguments; touch nothing.
 
-    Args: see `dabnn.convert_to_dataset_aware`.
+    Args:
+        model: Any model with batch norms, on any device.
+        n_datasets: Number of datasets; may be left out when ``dataset_names`` is given.
+        dataset_names: One name per dataset; default ``dataset_0``, ``dataset_1`` ...
+        num_classes: One number of classes per dataset, if each shall have its own classifier.
+        classifier: Path or paths of the classifier layers, for models dabnn does not know.
+        head_factory: ``head_factory(old, num_classes)`` builds a classifier; it is not called.
+        skip: Paths of norms that stay shared; shell patterns such as ``encoder.*`` work.
+        norm_types: Classes of the norms to convert, subclasses included; default every batch norm.
 
     Returns:
         The sites found and skipped.
@@ -98,18 +58,66 @@ def plan_conversion(
         ClassifierNotFoundError: If ``num_classes`` is given and the classifier is not found.
         ValueError: If the arguments contradict each other.
     """
+    plan = make_plan(
+        model, n_datasets, dataset_names, num_classes, classifier, head_factory, skip, norm_types
+    )
+    plan.warn()
+    return plan.report
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A report, and the modules that it speaks of.
+
+    Attributes:
+        report: What is public of it.
+        norms: The norms that get branches, by path.
+        classifiers: The classifiers that get branches, by path.
+        warning: What the user should know, if anything.
+    """
+
+    report: ConversionReport
+    norms: Mapping[str, nn.Module]
+    classifiers: Mapping[str, nn.Module]
+    warning: str = ""
+
+    def warn(self) -> None:
+        """Give the warning, at the line that called the function which calls this."""
+        if self.warning:
+            warnings.warn(self.warning, DabnnWarning, stacklevel=3)
+
+
+def make_plan(
+    model: nn.Module,
+    n_datasets: int | None,
+    dataset_names: Sequence[str] | None,
+    num_classes: Sequence[int] | None,
+    classifier: str | Sequence[str] | None,
+    head_factory: HeadFactory | None,
+    skip: str | Sequence[str],
+    norm_types: Sequence[type[nn.Module]],
+) -> Plan:
+    """Do all that `plan_conversion` does, but warn; the arguments and errors are its own."""
     check_model(model)
     names = resolve_names(n_datasets, dataset_names)
     classes = _check_num_classes(num_classes, len(names), classifier, head_factory)
-    classifiers = _classifier_sites(model, classifier, classes, head_factory) if classes else ()
-    patterns, types = [skip] if isinstance(skip, str) else list(skip), tuple(norm_types)
-    norms, skipped = _norm_sites(model, patterns, types, classifiers)
+    classifiers = _find_classifiers(model, classifier, classes, head_factory) if classes else {}
+    patterns = [skip] if isinstance(skip, str) else list(skip)
+    found = _find_norms(model, patterns, tuple(norm_types), list(classifiers))
+    norms = {site.path: module for site, module in found.items() if not site.reason}
+    skipped = tuple(site for site in found if site.reason)
     shared_on_purpose = bool(classifiers) and any(site.reason == EXCLUDED for site in skipped)
     if not norms and not shared_on_purpose:
         raise NoBatchNormFoundError(_nothing_found(model, skipped))
-    sites = {site.path: model.get_submodule(site.path) for site in (*norms, *classifiers)}
-    check_sites(model, sites)
-    return ConversionReport(names, norms, classifiers, skipped, classes)
+    check_sites(model, {**norms, **classifiers})
+    report = ConversionReport(
+        dataset_names=names,
+        norms=tuple(site for site in found if not site.reason),
+        classifiers=tuple(Site(path, type(module).__name__) for path, module in classifiers.items()),
+        skipped=skipped,
+        num_classes=classes,
+    )
+    return Plan(report, norms, classifiers, _about_statistics(model, skipped) if norms else "")
 
 
 def resolve_names(n_datasets: int | None, dataset_names: Sequence[str] | None) -> tuple[str, ...]:
@@ -153,65 +161,64 @@ def _check_num_classes(
     return tuple(num_classes)
 
 
-def _classifier_sites(
+def _find_classifiers(
     model: nn.Module,
     classifier: str | Sequence[str] | None,
     num_classes: Sequence[int],
     head_factory: HeadFactory | None,
-) -> tuple[Site, ...]:
+) -> dict[str, nn.Module]:
+    """Return the classifiers by path."""
     if classifier is None:
         paths = find_classifiers(model)
     else:
         paths = [classifier] if isinstance(classifier, str) else list(classifier)
-    sites = []
+    found = {}
     for path in paths:
         try:
-            module = model.get_submodule(path)
+            found[path] = module = model.get_submodule(path)
         except AttributeError:
             raise ClassifierNotFoundError(f"classifier {path!r} is not a module of the model") from None
         if module is model:
             raise ClassifierNotFoundError("the whole model cannot be its own classifier; name a layer of it")
         if head_factory is None:
             check_classifier(path, module, num_classes)
-        sites.append(Site(path, type(module).__name__))
-    return tuple(sites)
+    return found
 
 
-def _norm_sites(
-    model: nn.Module, skip: list[str], types: tuple[type[nn.Module], ...], classifiers: tuple[Site, ...]
-) -> tuple[tuple[Site, ...], tuple[Site, ...]]:
-    paths: dict[int, list[str]] = {}
-    modules: dict[int, nn.Module] = {}
+def _find_norms(
+    model: nn.Module, skip: list[str], types: tuple[type[nn.Module], ...], classifiers: Sequence[str]
+) -> dict[Site, nn.Module]:
+    """Return the norms outside of classifiers: those without a reason to skip them are converted."""
+    paths: dict[nn.Module, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, types) or _has_statistics(module):
-            paths.setdefault(id(module), []).append(path)
-            modules[id(module)] = module
+        if isinstance(module, types) or has_statistics(module):
+            paths.setdefault(module, []).append(path)
     _check_skip(skip, [path for found in paths.values() for path in found])
-    heads = [site.path for site in classifiers]
-    norm_paths = [path for key, module in modules.items() if isinstance(module, types) for path in paths[key]]
-    norms: list[Site] = []
-    skipped: list[Site] = []
-    for key, module in modules.items():
-        first, *aliases = paths[key]
-        inside = [any(_inside(path, parent) for parent in (*heads, *norm_paths)) for path in paths[key]]
-        if all(inside):
-            continue  # belongs to a branch as a whole
-        if any(inside):
-            raise ConversionError(
-                f"the {type(module).__name__} {paths[key]} is used inside a norm or classifier that gets "
-                "branches and outside of it as well; give each place a norm of its own"
-            )
-        excluded = any(_matches(path, skip) for path in paths[key])
+    converted = [path for module, found in paths.items() if isinstance(module, types) for path in found]
+    parents = (*classifiers, *converted)
+    sites = {}
+    for module, (first, *aliases) in paths.items():
+        if _belongs_to_another(module, (first, *aliases), parents):
+            continue
+        excluded = any(_matches(path, skip) for path in (first, *aliases))
         reason = EXCLUDED if excluded else _reason_to_skip(model, first, module, types)
-        site = Site(first, type(module).__name__, tuple(aliases), reason)
-        (skipped if reason else norms).append(site)
-    if norms:  # else the error will name all that is skipped
-        _warn_about_statistics(model, skipped)
-    return tuple(norms), tuple(skipped)
+        sites[Site(first, type(module).__name__, tuple(aliases), reason)] = module
+    return sites
 
 
-def _has_statistics(module: nn.Module) -> bool:
-    return any(name.startswith("running_") and buffer is not None for name, buffer in module._buffers.items())
+def _belongs_to_another(module: nn.Module, paths: Sequence[str], parents: Sequence[str]) -> bool:
+    """Return whether a norm is part of a site that gets branches as a whole.
+
+    Raises:
+        ConversionError: If it is, in one place, but not in another.
+    """
+    inside = [any(_inside(path, parent) for parent in parents) for path in paths]
+    if any(inside) and not all(inside):
+        raise ConversionError(
+            f"the {type(module).__name__} {list(paths)} is used inside a norm or classifier that gets "
+            "branches and outside of it as well; give each place a norm of its own"
+        )
+    return all(inside)
 
 
 def _inside(path: str, parent: str) -> bool:
@@ -250,15 +257,14 @@ def _parent_modules(model: nn.Module, path: str) -> Iterator[str]:
         yield type(model.get_submodule(".".join(parts[:depth]))).__module__
 
 
-def _warn_about_statistics(model: nn.Module, skipped: Sequence[Site]) -> None:
+def _about_statistics(model: nn.Module, skipped: Sequence[Site]) -> str:
     stateful = [site for site in skipped if site.reason == NOT_BATCH_NORM]
-    if stateful:
-        warnings.warn(
-            f"{len(stateful)} modules of {type(model).__name__} keep running statistics but are no batch "
-            f"norms and stay shared by all datasets, first {stateful[0].path!r} ({stateful[0].module})",
-            DabnnWarning,
-            stacklevel=4,
-        )
+    if not stateful:
+        return ""
+    return (
+        f"{len(stateful)} modules of {type(model).__name__} keep running statistics but are no batch norms "
+        f"and stay shared by all datasets, first {stateful[0].path!r} ({stateful[0].module})"
+    )
 
 
 def _nothing_found(model: nn.Module, skipped: Sequence[Site]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from dabnn.errors import CheckpointError, listed
-from dabnn.layers import DatasetAwareHead, DatasetSwitch
+from dabnn.layers import DatasetAwareHead
+from dabnn.layers.switch import named_switches
 from dabnn.selection import find_selection
 
 
@@ -84,28 +85,26 @@ def _expand(model: nn.Module, state_dict: Mapping[str, Any], current: Mapping[st
     expanded = OrderedDict(state_dict)
     # Layers upgrade old entries by the version that torch notes beside them.
     expanded._metadata = getattr(state_dict, "_metadata", {})  # type: ignore[attr-defined]
-    for prefix, switch in _switches(model):
-        switch.expand_plain_keys(expanded, prefix)
+    for path, switch in named_switches(model, remove_duplicate=False):
+        switch.expand_plain_keys(expanded, _prefix(path))
     for key in current.keys() - expanded.keys():
         if key.endswith("num_batches_tracked"):  # absent from checkpoints written before torch 0.4.1
             expanded[key] = torch.zeros((), dtype=torch.long) if current[key].is_meta else current[key]
     return expanded
 
 
-def _switches(model: nn.Module) -> Iterator[tuple[str, DatasetSwitch]]:
-    for path, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, DatasetSwitch):
-            yield (f"{path}." if path else ""), module
-
-
 def _head_branches(model: nn.Module) -> tuple[str, ...]:
     """Return the prefixes of the classifiers of all datasets."""
     return tuple(
-        f"{prefix}{switch.branch_list}.{i}."
-        for prefix, switch in _switches(model)
+        f"{_prefix(path)}{switch.branch_list}.{i}."
+        for path, switch in named_switches(model, remove_duplicate=False)
         if isinstance(switch, DatasetAwareHead)
         for i in range(len(switch.branches))
     )
+
+
+def _prefix(path: str) -> str:
+    return f"{path}." if path else ""
 
 
 def _shape(value: Any) -> tuple[int, ...] | None:

@@ -8,6 +8,8 @@ from typing import TypedDict
 from torch.utils.data import Dataset
 from torchvision.tv_tensors import Image, Mask
 
+from dabnn.batch import IGNORE_INDEX
+
 Color = tuple[int, int, int]
 
 
@@ -35,7 +37,7 @@ class SegmentationDataset(Dataset[Sample], ABC):
     name: str
     classes: tuple[str, ...]
     palette: tuple[Color, ...]
-    ignore_index: int = 255
+    ignore_index: int = IGNORE_INDEX
 
     @abstractmethod
     def __len__(self) -> int:

@@ -10,6 +10,8 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.tv_tensors import Image, Mask
 
+from dabnn.batch import IGNORE_INDEX
+
 
 class RandomScale(v2.Transform):
     """Resize image and mask by one random factor of their size, keeping the aspect ratio.
@@ -53,7 +55,7 @@ def train_transform(
     jitter: float = 0.0,
     mean: Sequence[float],
     std: Sequence[float],
-    ignore_index: int = 255,
+    ignore_index: int = IGNORE_INDEX,
 ) -> v2.Transform:
     """Return the training augmentation of the paper: random scale, random crop, random flip, normalise.
 

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_weights, fuse_linear_bn_weights
 
-from dabnn.conversion.libraries import LINEAR
+from dabnn.conversion.classifiers import LINEAR
 from dabnn.errors import ConversionError
 from dabnn.layers import DatasetSwitch
+from dabnn.layers.surgery import replace_modules, statistics_of
 
 TOLERANCE = 1e-4
 """Largest difference allowed between the model and its folded copy, relative to the largest output."""
@@ -45,11 +46,7 @@ def fold_batch_norm(model: nn.Module, example: Any = None) -> nn.Module:
     expected, pairs = _producers(folded, example)
     for norm, layer in pairs.items():
         _fold(layer, norm)
-    replacements = {id(norm): _remainder(norm) for norm in pairs}
-    for parent in list(folded.modules()):
-        for name, child in parent._modules.items():
-            if id(child) in replacements:
-                parent._modules[name] = replacements[id(child)]
+    folded = replace_modules(folded, {norm: _remainder(norm) for norm in pairs})
     _compare(expected, folded, example)
     return folded
 
@@ -82,7 +79,7 @@ def _producers(model: nn.Module, example: Any) -> tuple[list[Tensor], dict[_Batc
 def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
     """Change weight and bias of ``layer``, in place, so that it does what both did."""
     fuse = fuse_linear_bn_weights if isinstance(layer, nn.Linear) else fuse_conv_bn_weights
-    arguments = norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    arguments = *statistics_of(norm), norm.eps, norm.weight, norm.bias
     layer.weight, layer.bias = fuse(layer.weight, layer.bias, *arguments)  # type: ignore[arg-type]
 
 

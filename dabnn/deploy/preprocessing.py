@@ -11,11 +11,12 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dabnn.conversion.extract import INFO, NORMALISATION
+from dabnn.conversion.attached import attached_info, attached_normalisation
 from dabnn.data.images import read_image, rgb_pixels
 from dabnn.errors import ConfigError, DataError
+from dabnn.layers.surgery import device_of
 from dabnn.models.stored.info import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
-from dabnn.selection import Dataset, find_selection, unwrap
+from dabnn.selection import Dataset, find_selection
 
 
 def preprocess(model: nn.Module, image: Any, *, dataset: Dataset | None = None) -> Tensor:
@@ -37,13 +38,9 @@ def preprocess(model: nn.Module, image: Any, *, dataset: Dataset | None = None) 
         NotDatasetAwareError: If ``dataset`` is given for a plain model.
     """
     height = None if dataset is None else _height_of(model, dataset)
-    known = vars(unwrap(model))
-    info: ModelInfo | None = known.get(INFO)
-    plain = known.get(NORMALISATION, (IMAGENET_MEAN, IMAGENET_STD))
-    mean, std = plain if info is None else (info.mean, info.std)
+    mean, std = attached_normalisation(model) or (IMAGENET_MEAN, IMAGENET_STD)
     pixels = _pixels(image)
-    device = next((tensor.device for tensor in (*model.parameters(), *model.buffers())), torch.device("cpu"))
-    pixels = pixels.to(device, torch.float32) / (1 if pixels.is_floating_point() else 255)
+    pixels = pixels.to(device_of(model), torch.float32) / (1 if pixels.is_floating_point() else 255)
     batch = ((pixels - _column(mean, pixels)) / _column(std, pixels))[None]
     return batch if height is None else scale_to_height(batch, height)
 
@@ -61,7 +58,7 @@ def _height_of(model: nn.Module, dataset: Dataset) -> int | None:
     """Return the height of the images of a dataset, if it is known."""
     selection = find_selection(model)
     name = selection.names[selection.index(dataset)]
-    info: ModelInfo | None = vars(unwrap(model)).get(INFO)
+    info: ModelInfo | None = attached_info(model)
     if info is None:
         raise ConfigError(
             f"the size of the images of {name!r} is not known: load the model with dabnn.from_pretrained, or "
@@ -90,5 +87,5 @@ def _is_byte(image: Tensor) -> bool:
     return image.dtype == torch.uint8
 
 
-def _column(values: tuple[float, float, float], like: Tensor) -> Tensor:
+def _column(values: tuple[float, ...], like: Tensor) -> Tensor:
     return torch.tensor(values, device=like.device)[:, None, None]

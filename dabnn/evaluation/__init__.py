@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dabnn.evaluation.inference import eval_mode, evaluate_model, predict_logits
+from dabnn.evaluation.inference import evaluate_model, predict_logits
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
 from dabnn.evaluation.views import predict_scales, predict_windows
+from dabnn.layers.surgery import eval_mode
 
 __all__ = [
     "SegmentationMetric",

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.nn import functional as F
 
 from dabnn.batch import inputs_of, target_of
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
+from dabnn.layers.surgery import eval_mode
 
 Predict = Callable[[nn.Module, Tensor], Tensor]
 """From a model and images (B, 3, H, W) to scores (B, C, H, W)."""
@@ -84,21 +84,6 @@ def evaluate_model(
             images, target = (part(batch).to(device, non_blocking=True) for part in (inputs_of, target_of))
             metric.update(predict(model, images), target)
     return metric.compute()
-
-
-@contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` in eval mode for a while, then give each module back its own training flag.
-
-    ``model.train()`` would not do: it would wake layers that the user froze with ``layer.eval()``.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _logits_of(output: Any) -> Tensor:

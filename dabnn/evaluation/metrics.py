@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import SumMetric
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from dabnn.batch import IGNORE_INDEX
 from dabnn.errors import DataError
 
 
@@ -45,7 +46,7 @@ class SegmentationMetric:
         ValueError: There are fewer than two classes, or a name occurs twice.
     """
 
-    def __init__(self, classes: Sequence[str], ignore_index: int = 255) -> None:
+    def __init__(self, classes: Sequence[str], ignore_index: int = IGNORE_INDEX) -> None:
         if len(classes) < 2 or len(set(classes)) < len(classes):
             raise ValueError(f"classes must be at least two different names, not {list(classes)}")
         self.classes = tuple(classes)

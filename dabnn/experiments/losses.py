@@ -8,11 +8,11 @@ from typing import Any
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor
 
-from dabnn.batch import Batch, target_of
+from dabnn.batch import IGNORE_INDEX, Batch, target_of
 from dabnn.experiments.config import Config, TrainingConfig
 from dabnn.experiments.distillation import distilled, load_teacher
 from dabnn.training import cross_entropy
-from dabnn.training.batch import IGNORE_INDEX, LossFunction
+from dabnn.training.batch import LossFunction
 
 EXTRA = {"dice": DiceLoss, "focal": FocalLoss, "lovasz": LovaszLoss}
 AUXILIARY = 0.4

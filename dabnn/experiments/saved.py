@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 import dabnn
-from dabnn.conversion.extract import INFO
+from dabnn.conversion.attached import attach_info
 from dabnn.data import READERS, SegmentationDataset
 from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
@@ -69,7 +69,7 @@ def load_run(folder: Path) -> SavedRun:
     with torch.random.fork_rng():
         model = build_model(config, widths, convert=method.conversion(config.model))
     _load_weights(model, folder / "model.safetensors")
-    vars(model)[INFO] = _info(config, datasets, record)
+    attach_info(model, _info(config, datasets, record))
     return SavedRun(model.eval(), config, datasets)
 
 

@@ -9,10 +9,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import dabnn
-from dabnn.branches.add_remove import named_switches
 from dabnn.experiments.build.datasets import new_head
 from dabnn.experiments.saved import load_run
 from dabnn.layers import DatasetAwareBatchNorm
+from dabnn.layers.switch import named_switches
 
 
 def transfer(

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor, nn
 
+from dabnn.layers.surgery import copy_without_hooks
 from dabnn.layers.switch import DatasetSwitch
 from dabnn.selection import DatasetSelection
 
 Share = Literal["affine", "statistics"]
-
-HOOKS = (
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_hooks_always_called",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-    "_backward_hooks",
-    "_backward_pre_hooks",
-)
 
 
 class DatasetAwareBatchNorm(DatasetSwitch):
@@ -79,38 +68,3 @@ def _common(norm: nn.Module, share: Share | None) -> list[Tensor]:
     # The count of batches says something of the shared statistics only where it sets their momentum.
     counts = getattr(norm, "momentum", 0.1) is None
     return [b for name, b in norm.named_buffers() if counts or not name.endswith("num_batches_tracked")]
-
-
-def copy_without_hooks(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
-    """Return a deep copy of ``module`` that carries none of its forward and backward hooks.
-
-    Modules inside it that have hooks share them with their copy: a hook and whatever it is bound to is
-    never copied, and a handle removes it from both.
-    """
-    memo = {} if memo is None else memo
-    for inner in module.modules():
-        for name in HOOKS:
-            hooks = vars(inner)[name]
-            memo[id(hooks)] = hooks if hooks and inner is not module else OrderedDict()
-    return copy.deepcopy(module, memo)
-
-
-def memo_outside(model: nn.Module, parts: Iterable[nn.Module]) -> dict[int, Any]:
-    """Return a memo for `copy_without_hooks`: copies of ``parts`` share the model's other modules."""
-    inside = {id(module) for part in parts for module in part.modules()}
-    return {id(module): module for module in model.modules() if id(module) not in inside}
-
-
-def move_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Move hooks to another module, before its own; handles that the user holds keep working.
-
-    Both modules are changed: ``source`` ends without hooks.
-    """
-    for name in HOOKS:
-        hooks = vars(source)[name]
-        hooks.update(vars(target)[name])
-        vars(target)[name] = hooks
-        vars(source)[name] = OrderedDict()
-    if source._is_full_backward_hook is not None:
-        target._is_full_backward_hook = source._is_full_backward_hook
-    source._is_full_backward_hook = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -187,3 +187,10 @@ class DatasetSwitch(nn.Module):
     def extra_repr(self) -> str:
         """Name the datasets."""
         return ", ".join(self.selection.names)
+
+
+def named_switches(model: nn.Module, *, remove_duplicate: bool = True) -> Iterator[tuple[str, DatasetSwitch]]:
+    """Yield every switch of a model with its path; one used in several places once, or at each of them."""
+    for path, module in model.named_modules(remove_duplicate=remove_duplicate):
+        if isinstance(module, DatasetSwitch):
+            yield path, module

@@ -10,12 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dabnn.batch import Batch, target_of
+from dabnn.batch import IGNORE_INDEX, Batch, target_of
 from dabnn.errors import ConfigError, DataError
 
 LossFunction = Callable[[Any, Any], Tensor]
-
-IGNORE_INDEX = 255
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from dabnn.batch import inputs_of
-from dabnn.conversion.libraries import LINEAR
+from dabnn.conversion.classifiers import head_width
 from dabnn.errors import FusedForwardError
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
-from dabnn.selection import find_selection
 from dabnn.training.batch import Draw
 
 INSTEAD = "use backward='per_dataset'"
@@ -106,14 +105,6 @@ def check_padding(draws: Sequence[Draw], outputs: Sequence[Any]) -> None:
                 f"{draw.dataset!r}, padded to {widest} for the fused forward, came out as NaN; move that "
                 f"layer into the loss, or {INSTEAD}"
             )
-
-
-def head_width(model: nn.Module, dataset: str) -> int | None:
-    """Return the number of classes of a dataset's classifier; None when it is shared or unknown."""
-    index = find_selection(model).index(dataset)
-    heads = [module.branches[index] for module in model.modules() if isinstance(module, DatasetAwareHead)]
-    layers = [module for head in heads for module in head.modules() if isinstance(module, LINEAR)]
-    return layers[-1].weight.shape[0] if layers else None
 
 
 def _uses_batch_statistics(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from dabnn.branches.calibrate import sync_batch_norm_buffers
 from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
 from dabnn.evaluation import SegmentationResult
-from dabnn.evaluation.datasets import evaluate_datasets
+from dabnn.evaluation.datasets import evaluate_datasets, metric_for
 from dabnn.selection import dataset_names
 from dabnn.training import state
 from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
@@ -301,7 +301,10 @@ class AlternationTrainer:
             mIoU, IoU per class and pixel accuracy of each dataset.
         """
         sync_batch_norm_buffers(self.trained_model)
-        results = evaluate_datasets(self.trained_model, loaders, self.accelerator.device)
+        metrics = {name: metric_for(self.trained_model, name, loader) for name, loader in loaders.items()}
+        parts = {name: shard(name, loader, training=False) for name, loader in loaders.items()}
+        device = self.accelerator.device
+        results = evaluate_datasets(self.trained_model, parts, device, metrics=metrics)
         for callback in self.callbacks:
             callback.on_evaluate_end(self, results)
         return results

@@ -10,7 +10,7 @@ from torch import nn
 from torchvision.transforms.v2 import functional as F
 
 import dabnn
-from dabnn.conversion.extract import INFO
+from dabnn.conversion.attached import INFO
 from dabnn.errors import ConfigError, DataError, NotDatasetAwareError, UnknownDatasetError
 from dabnn.models import DatasetInfo, ModelInfo
 

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
 from dabnn.errors import ConversionError
-from dabnn.layers.batch_norm import HOOKS
+from dabnn.layers.surgery import HOOKS
 
 
 class ConvNet(nn.Module):

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dabnn.batch import IGNORE_INDEX
 from dabnn.data.base import Color
-from dabnn.data.labels.spaces import VOID, LabelSpace, load_space
+from dabnn.data.labels.spaces import LabelSpace, load_space
 from dabnn.errors import DataError
 
 
@@ -46,13 +47,13 @@ class LabelMap:
             )
 
     def ids(self) -> list[int]:
-        """Return the target class id of each source class, `VOID` for none."""
+        """Return the target class id of each source class, `IGNORE_INDEX` for none."""
         names = [self.classes[name] for name in self.source]
-        return [VOID if name is None else self.target.index(name) for name in names]
+        return [IGNORE_INDEX if name is None else self.target.index(name) for name in names]
 
     def relabel(self, mask: Tensor) -> Tensor:
         """Return a mask (...) of source class ids as one of target class ids; void stays void."""
-        table = torch.full((256,), VOID, dtype=torch.uint8, device=mask.device)
+        table = torch.full((256,), IGNORE_INDEX, dtype=torch.uint8, device=mask.device)
         table[: len(self.source)] = torch.tensor(self.ids(), dtype=torch.uint8, device=mask.device)
         return table[mask.long()].to(mask.dtype)
 
@@ -131,6 +132,6 @@ def unite(spaces: Sequence[LabelSpace], name: str = "union") -> tuple[LabelSpace
         colors = dict(zip(space.classes, space.palette, strict=True)) | colors
     classes = tuple(dict.fromkeys(c for space in spaces for c in space.classes))
     ids = {index: index for index in range(len(classes))}
-    union = LabelSpace(name, classes, tuple(colors[c] for c in classes), ids, frozenset({VOID}))
+    union = LabelSpace(name, classes, tuple(colors[c] for c in classes), ids, frozenset({IGNORE_INDEX}))
     maps = [LabelMap(space.classes, classes, {c: c for c in space.classes}) for space in spaces]
     return union, maps

@@ -10,11 +10,9 @@ from importlib.resources import files
 import numpy as np
 import numpy.typing as npt
 
+from dabnn.batch import IGNORE_INDEX
 from dabnn.data.base import Color
 from dabnn.errors import DataError
-
-VOID = 255
-"""What every mask holds where nothing is labelled."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +34,9 @@ class LabelSpace:
     void: frozenset[int]
 
     def table(self) -> npt.NDArray[np.int16]:
-        """Return the class id for every value (256,): `VOID` for void, -1 for values without a meaning."""
+        """Return the class id for every value (256,): `IGNORE_INDEX` for void, -1 for one without meaning."""
         table = np.full(256, -1, dtype=np.int16)
-        table[list(self.void)] = VOID
+        table[list(self.void)] = IGNORE_INDEX
         for value, index in self.ids.items():
             table[value] = index
         return table

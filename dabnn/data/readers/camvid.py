@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from dabnn.batch import IGNORE_INDEX
 from dabnn.data.images import read_image
-from dabnn.data.labels.spaces import VOID, load_space
+from dabnn.data.labels.spaces import load_space
 from dabnn.data.readers.pairs import PairDataset, cut, find_pairs
 from dabnn.errors import DataError
 
@@ -89,7 +90,7 @@ class CamVid(PairDataset):
         if unknown and path.name != BLENDED:
             colors = ", ".join(str((code >> 16, code >> 8 & 255, code & 255)) for code in unknown[:5])
             raise DataError(f"{path} has colours that are no class of CamVid: {colors}; do not resample it.")
-        ids = np.array([self._by_color.get(code, VOID) for code in unique.tolist()], dtype=np.uint8)
+        ids = np.array([self._by_color.get(code, IGNORE_INDEX) for code in unique.tolist()], dtype=np.uint8)
         return ids[inverse].reshape(codes.shape)
 
 
@@ -117,7 +118,7 @@ def _ids_by_color() -> dict[int, int]:
     file = files("dabnn.data.readers") / "camvid_colors.json"
     content = json.loads(file.read_text(encoding="utf-8"))
     return {
-        int(_code(np.array(color))): classes.index(group) if group else VOID
+        int(_code(np.array(color))): classes.index(group) if group else IGNORE_INDEX
         for group, color in content["colors"].values()
     }
 

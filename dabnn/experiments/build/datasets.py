@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LinearLR, LR
 
 import dabnn
 import dabnn.models
-from dabnn.conversion.convert import resize_classifier
+from dabnn.conversion.classifiers import resize_classifier
 from dabnn.data import (
     READERS,
     LabelSpace,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 from torch import Tensor, nn
 
-from dabnn.conversion.extract import INFO
+from dabnn.conversion.attached import attach_info, attached_info
 from dabnn.conversion.state_dict import load_state_dict
 from dabnn.errors import CheckpointError, ConfigError, listed
 from dabnn.models.stored.info import DatasetInfo, ModelInfo, explain, from_json, to_json
@@ -126,7 +126,7 @@ def load_pretrained(path: str | Path) -> nn.Module:
         load_state_dict(model, weights)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; the libraries that it was saved with may differ") from error
-    vars(model)[INFO] = info
+    attach_info(model, info)
     return model.eval()
 
 
@@ -136,7 +136,7 @@ def info_of(model: nn.Module) -> ModelInfo:
     Raises:
         ConfigError: If it was not loaded by dabnn.
     """
-    info: ModelInfo | None = vars(unwrap(model)).get(INFO)
+    info: ModelInfo | None = attached_info(model)
     if info is None:
         raise ConfigError("nothing is known of this model: load it with dabnn.from_pretrained")
     return info
@@ -171,7 +171,7 @@ def describe(model: nn.Module, info: ModelInfo | None = None) -> ModelInfo:
     build = build_of(model)
     found = dict(zip(names, widths_of(model), strict=True))
     try:
-        given = info or _known(vars(model).get(INFO), found)
+        given = info or _known(attached_info(model), found)
         said = {name: len(dataset.classes) for name, dataset in given.datasets.items()}
         if list(said.items()) != list(found.items()):
             raise ConfigError(f"the info has datasets and classes {said}, the model has {found}")

@@ -4,24 +4,24 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections import OrderedDict
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from dabnn.branches.add_remove import named_switches
+from dabnn.conversion.classifiers import head_width, width_of
 from dabnn.conversion.convert import convert_to_dataset_aware
 from dabnn.conversion.extract import extract_dataset
-from dabnn.conversion.libraries import find_classifiers, width_attribute
+from dabnn.conversion.libraries import find_classifiers
 from dabnn.conversion.plan import BATCH_NORMS
 from dabnn.errors import ConfigError, DabnnError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
-from dabnn.layers.batch_norm import HOOKS
+from dabnn.layers.surgery import drop_hooks
+from dabnn.layers.switch import named_switches
 from dabnn.models.stored.info import Build, ModelInfo
 from dabnn.models.stored.source import source_of
-from dabnn.selection import find_selection, use_dataset
+from dabnn.selection import dataset_names, use_dataset
 
 PROBES = (64, 224)
 """Sides of the images that a model and its rebuild are compared on; some models take the second only."""
@@ -81,12 +81,11 @@ def rebuild(info: ModelInfo) -> nn.Module:
 
 def widths_of(model: nn.Module) -> list[int]:
     """Return the number of classes of each dataset; of a shared classifier, its own for all."""
-    heads = [switch for _, switch in named_switches(model) if isinstance(switch, DatasetAwareHead)]
-    if heads:
-        return [getattr(head, width_attribute(head)) for head in heads[0].branches]
+    names = dataset_names(model)
+    own = [head_width(model, name) for name in names]
     plain = extract_dataset(model, 0, copy=False)
-    layer = plain.get_submodule(find_classifiers(plain)[0])
-    return [getattr(layer, width_attribute(layer))] * len(find_selection(model).names)
+    shared = width_of(plain.get_submodule(find_classifiers(plain)[0])) if None in own else 0
+    return [width or shared for width in own]
 
 
 def check_rebuild(model: nn.Module, info: ModelInfo) -> None:
@@ -149,8 +148,7 @@ def _same_outputs(model: nn.Module, new: nn.Module) -> bool:
 
 @torch.no_grad()
 def _output(model: nn.Module, images: Tensor) -> Any:
-    for module in model.modules():  # those of the user have no business here
-        vars(module).update((name, OrderedDict()) for name in HOOKS)
+    drop_hooks(model)  # those of the user have no business here
     model = model.cpu().float().to(memory_format=torch.contiguous_format).eval()
     torch.manual_seed(0)
     with warnings.catch_warnings(), use_dataset(model, 0):

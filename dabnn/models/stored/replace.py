@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import nn
 
 from dabnn.branches.add_remove import add_dataset, remove_dataset
-from dabnn.conversion.extract import INFO
+from dabnn.conversion.attached import attach_info
 from dabnn.models.stored.folder import info_of
 from dabnn.models.stored.info import DatasetInfo
 from dabnn.selection import find_selection
@@ -33,7 +33,7 @@ def replace_datasets(model: nn.Module, names: Sequence[str], num_classes: Sequen
     for name in before:
         remove_dataset(model, name)
     find_selection(model).rename(names)
-    vars(model)[INFO] = replace(info, datasets=datasets)
+    attach_info(model, replace(info, datasets=datasets))
 
 
 def _widths(

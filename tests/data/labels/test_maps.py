@@ -5,6 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dabnn.batch import IGNORE_INDEX
 from dabnn.data import (
     JoinedDataset,
     LabelMap,
@@ -17,7 +18,6 @@ from dabnn.data import (
     load_space,
     unite,
 )
-from dabnn.data.labels.spaces import VOID
 from dabnn.errors import DataError
 
 ABC, XY = ("a", "b", "c"), ("x", "y", "z")
@@ -69,7 +69,7 @@ def test_ids_of_pascal_context_become_those_of_cityscapes_by_name() -> None:
     ids = torch.tensor([source.classes.index(name) for name in ("motorbike", "tree", "sign", "tvmonitor")])
     found = load_map("pascal_context", "cityscapes").relabel(ids).tolist()
     assert [target.classes[i] for i in found[:3]] == ["motorcycle", "vegetation", "traffic sign"]
-    assert found[3] == VOID
+    assert found[3] == IGNORE_INDEX
 
 
 @pytest.mark.parametrize("name", list_spaces())
@@ -77,7 +77,7 @@ def test_shipped_label_spaces_are_consistent(name: str) -> None:
     space = load_space(name)
     assert len(space.palette) == len(space.classes) == len(set(space.ids.values()))
     assert not space.void & space.ids.keys()
-    assert (space.table() == VOID).sum() == len(space.void)
+    assert (space.table() == IGNORE_INDEX).sum() == len(space.void)
 
 
 def test_maps_agree_where_they_meet() -> None:
