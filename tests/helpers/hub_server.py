@@ -14,7 +14,12 @@ import threading
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
+
+import huggingface_hub
+import pytest
+from huggingface_hub import constants
 
 Files = dict[str, bytes]
 REFUSALS = {"missing": (404, "RepoNotFound"), "gated": (403, "GatedRepo"), "forbidden": (403, "")}
@@ -277,3 +282,22 @@ def running() -> Iterator[Hub]:
         hub.shutdown()
         hub.server_close()
         thread.join()
+
+
+@contextmanager
+def in_place_of_the_hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """Run a server for the block, and make the Hub's client talk to it alone.
+
+    Args:
+        cache: Folder of what is downloaded.
+        monkeypatch: Undoes the settings of the client.
+    """
+    with running() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
+        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
+        monkeypatch.setenv("HF_TOKEN", "hf_test")
+        yield server

@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import hub_server
-import huggingface_hub
 import pytest
 import segmentation_models_pytorch as smp
 import torch
@@ -35,14 +34,7 @@ REPO = "city/network"
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    with hub_server.running() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        template = server.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", server.endpoint)
-        monkeypatch.setenv("HF_TOKEN", "hf_test")
+    with hub_server.in_place_of_the_hub(tmp_path / "cache", monkeypatch) as server:
         yield server
 
 
