@@ -73,8 +73,15 @@ class AlternationTrainer:
         max_steps: Step at which the current `fit` ends.
 
     Example:
-        >>> trainer = AlternationTrainer(model, {"cityscapes": a, "camvid": b})  # doctest: +SKIP
-        >>> trainer.fit(max_steps=40_000)  # doctest: +SKIP
+        >>> import torch, dabnn
+        >>> net = torch.nn.Sequential(torch.nn.Conv2d(3, 19, 1), torch.nn.BatchNorm2d(19))
+        >>> model = dabnn.convert_to_dataset_aware(net, dataset_names=["cityscapes", "camvid"])
+        >>> batches = [(torch.randn(4, 3, 8, 8), torch.randint(19, (4, 8, 8)))]
+        >>> loaders = {"cityscapes": batches, "camvid": batches}
+        >>> trainer = dabnn.AlternationTrainer(model, loaders, callbacks=[])
+        >>> trainer.fit(max_steps=2)
+        >>> trainer.step
+        2
     """
 
     def __init__(
