@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import typer
 from accelerate.commands.launch import launch_command_parser
-from pages import PAGES, ROOT, blocks, page_id, spans
+from pages import PAGES, ROOT, TARGETS, blocks, page_id, spans
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
@@ -24,7 +24,6 @@ from dabnn.cli.app import app
 
 SHELL = ("", "bash", "console", "sh")
 DABNN = typer.main.get_command(app)
-TARGETS = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
 
 

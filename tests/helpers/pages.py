@@ -13,6 +13,7 @@ from markdown_it.token import Token
 ROOT = Path(__file__).parents[2]
 FOLDERS = (".", "docs", "examples", "benchmarks", "dabnn/models/weights/*")
 PAGES = sorted(page for folder in FOLDERS for page in ROOT.glob(f"{folder}/*.md"))
+TARGETS = set(re.findall(r"^(\w[\w-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 NOTE = re.compile(r"<!-- (setup|printed)(?:: (.+?))? -->")
 
 
