@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from functools import partial
 from pathlib import Path
 
 import hub_server
@@ -29,7 +30,8 @@ CLASSES = {"cityscapes": 19, "bdd100k": 19, "camvid": 11}
 
 @pytest.fixture
 def _reader(tmp_path, monkeypatch):
-    """A folder of one's own with a photo, and models that are registered for one page only."""
+    """A folder with a photo, small toy cities, and models that are registered for one page only."""
+    monkeypatch.setattr(dabnn.data, "ToyStreets", partial(ToyStreets, length=8))
     registry = sys.modules[dabnn.register_model.__module__]
     monkeypatch.setattr(registry, "_ARCHITECTURES", dict(registry._ARCHITECTURES))
     monkeypatch.chdir(tmp_path)

@@ -2,8 +2,8 @@
 
 What a block needs besides, such as images, is named by a comment on the page, ``<!-- setup: NAME -->``: a
 fixture of ``conftest.py`` beside this file, which returns names for the block. ``<!-- printed -->`` before a
-block of text says that the block before printed it. Trainings are cut: ``max_steps`` is 2, ``epochs`` is 1,
-whatever the page says.
+block of text says that the block before printed it. Trainings are cut, whatever the page says: ``max_steps``
+is 2, ``epochs`` is 1, and a toy city has eight scenes a split.
 """
 
 from __future__ import annotations
