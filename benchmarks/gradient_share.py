@@ -23,7 +23,7 @@ from torch import nn
 
 import dabnn
 from dabnn.batch import Batch
-from dabnn.experiments.build.datasets import build_dataset, build_train_loader, data_directory
+from dabnn.experiments.build import build_dataset, build_train_loader, data_directory
 from dabnn.experiments.config import load_config
 from dabnn.experiments.losses import build_losses
 from dabnn.experiments.results import environment

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 import dabnn
 from dabnn.branches.guess import DatasetGuess
-from dabnn.experiments.build.datasets import build_dataset, build_eval_loader, data_directory
+from dabnn.experiments.build import build_dataset, build_eval_loader, data_directory
 from dabnn.experiments.config import Config
 from dabnn.experiments.results import environment
 from dabnn.experiments.saved import load_run

@@ -23,7 +23,8 @@ from merge import merge
 
 from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.results import read_json
-from dabnn.experiments.run import run_folder, run_method
+from dabnn.experiments.run import run_method, run_with
+from dabnn.experiments.saved import RESULT
 
 
 def main(
@@ -39,7 +40,7 @@ def main(
         folder = out / config.name
         run_method(config, name, number, folder, data_dir=data)
         for trained in config.datasets:
-            record: Any = read_json(run_folder(folder, name, number, [trained]) / "result.json")
+            record: Any = read_json(run_with(config, name, number, trained, folder).folder / RESULT)
             of = {"config": path.stem, "method": name, "seed": number, "dataset": trained}
             rows = [of | {"class": key, "iou": f"{iou:.2f}"} for key, iou in record["iou"][trained].items()]
             merge(RESULTS / "held_out.csv", rows, [*of, "class"], [record["environment"]])

@@ -17,9 +17,10 @@ from tempfile import TemporaryDirectory
 
 from paired import RESULTS, ratios, row, write
 
-from dabnn.experiments.build.datasets import build_dataset, build_train_loader, data_directory
+from dabnn.experiments.build import build_dataset, build_train_loader, data_directory
 from dabnn.experiments.config import Config, load_config
-from dabnn.experiments.run import build_trainer
+from dabnn.experiments.methods import get_method
+from dabnn.experiments.trainer import build_trainer
 from dabnn.training import AlternationTrainer
 
 CONFIG = Path(__file__).parents[1] / "examples" / "configs" / "three_cities.yaml"
@@ -50,7 +51,7 @@ def trainer_of(config: Config, data: Path | None, workers: int, folder: Path) ->
     config = replace(config, training=replace(config.training, workers=workers))
     root = data_directory(config, data)
     datasets = {name: build_dataset(config, name, train=True, data_dir=root) for name in config.datasets}
-    trainer = build_trainer(config, "cdcl", 0, datasets, folder)
+    trainer = build_trainer(config, get_method("cdcl"), 0, datasets, folder)
     trainer.model.train()
     return trainer
 

@@ -26,7 +26,7 @@ from torch import nn
 
 import dabnn
 from dabnn.data import SegmentationDataset
-from dabnn.experiments.build.datasets import (
+from dabnn.experiments.build import (
     build_dataset,
     build_eval_loader,
     build_model,
@@ -37,8 +37,8 @@ from dabnn.experiments.build.datasets import (
 )
 from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.results import environment
-from dabnn.experiments.run import run_folder, run_method
-from dabnn.experiments.saved import load_run
+from dabnn.experiments.run import run_method, run_with
+from dabnn.experiments.saved import load_model
 from dabnn.training import AlternationTrainer, poly
 
 RESULTS = Path(__file__).parent / "results"
@@ -68,7 +68,7 @@ def main(
         training=replace(config.training, steps=base_steps),
     )
     run_method(old, "cdcl", 0, out / old.name, data_dir=data)
-    trained = run_folder(out / old.name, "cdcl", 0, OLD)
+    trained = run_with(old, "cdcl", 0, OLD[0], out / old.name).folder
     config = replace(config, training=replace(config.training, steps=steps))
     city = NewCity(config, trained, images, data_directory(config, data), out)
     choice = [row for way in WAYS for rate in lr for row in city.measure(way, rate, 0, final=False)]
@@ -118,7 +118,7 @@ class NewCity:
         """Measure the old cities on the network as it was trained."""
 
         def run() -> Rows:
-            model = load_run(self.trained).model
+            model = load_model(self.trained)
             trainer = AlternationTrainer(model, dict.fromkeys(OLD, ()), callbacks=[])
             return self._rows("before", 0.0, 0, trainer, {name: self._evaluation(name) for name in OLD})
 
@@ -130,7 +130,7 @@ class NewCity:
         if way == "from_scratch":
             model: nn.Module = build_model(self.config, {NEW: len(train.classes)})
         else:
-            model = load_run(self.trained).model
+            model = load_model(self.trained)
             dabnn.add_dataset(
                 model, NEW, num_classes=len(train.classes), init_from=OLD, head_factory=new_head
             )

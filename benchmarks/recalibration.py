@@ -30,9 +30,8 @@ import dabnn
 from dabnn.data import SegmentationDataset, load_map, load_space, open_dataset
 from dabnn.data.labels.derived import RelabelledDataset
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model
-from dabnn.experiments.build.datasets import build_eval_loader
+from dabnn.experiments.build import build_eval_loader
 from dabnn.experiments.results import environment
-from dabnn.experiments.run import run_folder
 from dabnn.experiments.saved import SavedRun, load_run
 from dabnn.experiments.whole_images import same_size_batches
 
@@ -54,18 +53,19 @@ def main(
         writer.writerow(("network", "seed", "measured_on", "statistics", "mIoU", *classes))
         for number in seed:
             for method, trained_on in NETWORKS.items():
-                saved = load_run(run_folder(runs, method, number, trained_on))
-                for name, (folder, split) in MEASURED.items():
-                    images = in_seven_classes(name, data / folder, split)
-                    train = in_seven_classes(name, data / folder, "train")
+                folder = runs / f"{method}-seed{number}"
+                saved = load_run(folder if len(trained_on) > 1 else folder / BRANCH)
+                for name, (place, split) in MEASURED.items():
+                    images = in_seven_classes(name, data / place, split)
+                    train = in_seven_classes(name, data / place, "train")
                     for statistics in STATISTICS:
                         result = measure(saved, images, train, statistics)
                         values = [f"{value:.2f}" for value in (result.miou, *result.iou.values())]
                         writer.writerow((method, number, name, statistics, *values))
                         file.flush()
-        for name, (folder, split) in MEASURED.items():
+        for name, (place, split) in MEASURED.items():
             for part in ("own", "own_lower"):
-                shares = class_shares(in_seven_classes(name, data / folder, split), part)
+                shares = class_shares(in_seven_classes(name, data / place, split), part)
                 writer.writerow(("pixels", "", name, part, "", *(f"{share:.2f}" for share in shares)))
     (RESULTS / "recalibration.json").write_text(json.dumps(environment(), indent=1) + "\n")
 

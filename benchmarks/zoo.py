@@ -26,7 +26,7 @@ from merge import merge
 import dabnn
 from dabnn.evaluation import SegmentationResult, predict_logits, predict_scales
 from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build.datasets import build_dataset, data_directory
+from dabnn.experiments.build import build_dataset, data_directory
 from dabnn.experiments.config import Config, load_config
 from dabnn.experiments.results import environment, read_json
 from dabnn.experiments.saved import SavedRun, load_run
@@ -76,22 +76,21 @@ def parts(run: Path) -> list[Path]:
 
 def packaged(name: str, config: Config) -> SavedRun:
     """Return a model of the package as if it had just been trained."""
-    model = dabnn.from_pretrained(name)
-    return SavedRun(model, config, dict(info_of(model).datasets))
+    return SavedRun(dabnn.from_pretrained(name), config)
 
 
 def measure(
     loaded: list[SavedRun], half: bool, predict: Predict, data: Path | None
 ) -> Iterator[tuple[str, SegmentationResult]]:
     """Yield each dataset with its result."""
-    found = {name: saved for saved in loaded for name in saved.datasets}
+    found = {name: saved for saved in loaded for name in info_of(saved.model).datasets}
     for name in loaded[0].config.datasets:
         saved = found[name]
         if half:
             for parameter in saved.model.parameters():
                 parameter.data = parameter.data.half().float()
         dataset = build_dataset(saved.config, name, train=False, data_dir=data_directory(saved.config, data))
-        yield name, evaluate_branch(saved, name, dataset, predict=predict)
+        yield name, evaluate_branch(saved.model, name, dataset, predict=predict)
 
 
 def write(name: str, of: dict[str, Any], results: dict[str, SegmentationResult], made: list[Any]) -> None:

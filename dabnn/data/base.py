@@ -46,3 +46,8 @@ class SegmentationDataset(Dataset[Sample], ABC):
     @abstractmethod
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``; negative indices are not supported."""
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an image; datasets that know them without reading it override this."""
+        height, width = self[index]["image"].shape[-2:]
+        return height, width

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from PIL import ExifTags, ImageOps
 from PIL import Image as PILImage
-from PIL import ImageOps
 from PIL.ImageFile import ImageFile
 
 from dabnn.errors import DataError
@@ -23,6 +23,18 @@ def read_image(path: Path) -> npt.NDArray[np.uint8]:
     """
     with opened(path) as image:
         return rgb_pixels(image, str(path))
+
+
+def size_of_image(path: Path) -> tuple[int, int]:
+    """Return height and width of an image file, upright as its EXIF tag says, from its header alone.
+
+    Raises:
+        DataError: If the file is missing, damaged or no image.
+    """
+    with opened(path) as image:
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in (5, 6, 7, 8)
+    return (width, height) if turned else (height, width)
 
 
 def rgb_pixels(image: PILImage.Image, name: str) -> npt.NDArray[np.uint8]:

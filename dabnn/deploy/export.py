@@ -10,12 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from dabnn.conversion.extract import extract_dataset
+from dabnn.deploy.fold import fold_batch_norm
 from dabnn.errors import ConfigError, ConversionError, DabnnError
 from dabnn.layers import DatasetSwitch
 from dabnn.storage.atomic import written_atomically
 
 Format = Literal["onnx", "pt2"]
 
+FORMATS: dict[str, Format] = {".onnx": "onnx", ".pt2": "pt2"}
+"""Format by suffix of the file."""
 TOLERANCE = 1e-3
 """Largest difference allowed from the eager output, relative to its largest value."""
 
@@ -65,6 +69,38 @@ def export_model(model: nn.Module, path: str | Path, example: Tensor, *, format:
                 f"the exported network differs by {error:.1e} of the largest output; {path} not written"
             )
     return error
+
+
+def export_dataset(
+    model: nn.Module, file: Path, dataset: str, size: tuple[int, int], *, fold: bool = True
+) -> float:
+    """Write the network of one dataset as ONNX or ExportedProgram, by the suffix of the file.
+
+    The network takes images normalised as those of the training, and returns logits of the same size.
+
+    Args:
+        model: A converted model on the CPU; it is not changed.
+        file: The file to write, ``.onnx`` or ``.pt2``.
+        dataset: Whose network.
+        size: Height and width of the images.
+        fold: Fold batch norms into convolutions first.
+
+    Returns:
+        The largest difference from the original, relative to the largest logit.
+
+    Raises:
+        ConfigError: If the suffix is unknown.
+        UnknownDatasetError: If the model does not know the dataset.
+        CheckpointError: If the file cannot be written.
+        DabnnError: If the file computes something else than the original; it is not written then.
+    """
+    if file.suffix not in FORMATS:
+        raise ConfigError(f"{file} must end in one of {list(FORMATS)}")
+    plain = extract_dataset(model, dataset)
+    example = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    if fold:
+        plain = fold_batch_norm(plain, example[:1])
+    return export_model(plain, file, example, format=FORMATS[file.suffix])
 
 
 def _write_pt2(program: torch.export.ExportedProgram, path: Path) -> None:

@@ -14,22 +14,21 @@ from PIL import Image as PILImage
 from torch import nn
 from torch.nn import functional as F
 
-import dabnn
+from dabnn.branches.guess import guess_dataset
 from dabnn.data import load_space
 from dabnn.data.images import read_image
 from dabnn.deploy.overlay import Pixels, overlay, some_colors, with_legend
-from dabnn.deploy.preprocessing import scale_to_height
+from dabnn.deploy.preprocessing import preprocess, scale_to_height
 from dabnn.errors import ConfigError, DataError, NoBatchNormFoundError
-from dabnn.evaluation import predict_logits
-from dabnn.evaluation.inference import Predict
-from dabnn.experiments.saved import choose_branch, device_of_evaluation, load_model
+from dabnn.evaluation.inference import Predict, predict_logits
 from dabnn.models.stored.folder import info_of
+from dabnn.selection import use_dataset
 
 Ids = Literal["train", "label"]
 
 
 def predict_images(
-    source: str | Path,
+    model: nn.Module,
     images: Sequence[Path],
     out: Path,
     dataset: str | None = None,
@@ -44,7 +43,7 @@ def predict_images(
     the size of the images.
 
     Args:
-        source: Folder of a finished training, or what `dabnn.from_pretrained` takes.
+        model: A model of `dabnn.from_pretrained`, on the device to work on.
         images: JPEG or PNG files of any size.
         out: Folder of the pictures ``<stem>_overlay.png`` or ``<stem>.png``; created if absent.
         dataset: Whose branch to use; left out, for each image that of the dataset it is most like
@@ -60,14 +59,13 @@ def predict_images(
         The dataset whose branch was used by written file, in the order of ``images``.
 
     Raises:
-        CheckpointError: If ``source`` holds no finished training, or one of its files is damaged.
-        ConfigError: If the dataset is none of the model's, or must be given, or has no label ids.
+        ConfigError: If nothing is known of the model, or the dataset is none of its own, or must be given, or
+            has no label ids.
         DataError: If an image cannot be read, or two have the same stem.
     """
-    model = load_model(source).to(device_of_evaluation())
     datasets = info_of(model).datasets
     known = dataset is not None or ids is not None or len(datasets) == 1
-    chosen = choose_branch(dataset, list(datasets), source, "--dataset") if known else None
+    chosen = choose_branch(dataset, list(datasets), "--dataset") if known else None
     values = _values(datasets[chosen].classes, ids) if chosen is not None and ids is not None else None
     files = _targets(images, out, "_overlay" if ids is None else "")
     used = {}
@@ -86,18 +84,37 @@ def predict_images(
     return used
 
 
+def choose_branch(branch: str | None, names: Sequence[str], option: str) -> str:
+    """Return the branch that a user means.
+
+    Args:
+        branch: What the user says, if anything.
+        names: The datasets of the model.
+        option: How to say it on the command line.
+
+    Raises:
+        ConfigError: If nothing was said and there are several, or it is none of them.
+    """
+    if branch is None and len(names) == 1:
+        return names[0]
+    if branch is None or branch not in names:
+        wrong = "" if branch is None else f", not {branch!r}"
+        raise ConfigError(f"the model has branches for {list(names)}{wrong}; say which to use with {option}")
+    return branch
+
+
 def _most_like(model: nn.Module, pixels: Pixels, *, full_size: bool) -> str:
     """Return the dataset of a model that an image (H, W, 3) is most like.
 
     All branches see it at one size, the mean of the heights that they were trained at: the simplest choice,
     which was not measured against others.
     """
-    images = dabnn.preprocess(model, pixels)
+    images = preprocess(model, pixels)
     heights = [dataset.size[0] for dataset in info_of(model).datasets.values() if dataset.size is not None]
     if heights and not full_size:
         images = scale_to_height(images, round(fmean(heights)))
     try:
-        guess = dabnn.guess_dataset(model, images)
+        guess = guess_dataset(model, images)
     except NoBatchNormFoundError as error:
         raise ConfigError(f"say which dataset an image is like with --dataset: {error}") from error
     return str(guess.together)
@@ -111,7 +128,7 @@ def segment(
     *,
     full_size: bool = False,
 ) -> npt.NDArray[np.int64]:
-    """Return the class ids (H, W) that a model of `load_model` gives an image (H, W, 3) of a dataset.
+    """Return the class ids (H, W) that a model gives an image (H, W, 3) of a dataset.
 
     Args:
         model: The model.
@@ -120,8 +137,8 @@ def segment(
         predict: See `predict_images`.
         full_size: See `predict_images`.
     """
-    images = dabnn.preprocess(model, pixels, dataset=None if full_size else dataset)
-    with torch.inference_mode(), dabnn.use_dataset(model, dataset):
+    images = preprocess(model, pixels, dataset=None if full_size else dataset)
+    with torch.inference_mode(), use_dataset(model, dataset):
         logits = predict(model, images)
     if logits.shape[-2:] != pixels.shape[:2]:
         logits = F.interpolate(logits, pixels.shape[:2], mode="bilinear")

@@ -86,6 +86,11 @@ def evaluate_model(
     return metric.compute()
 
 
+def best_device() -> torch.device:
+    """Return the accelerator of this machine, or the CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def _logits_of(output: Any) -> Tensor:
     if isinstance(output, Mapping) and "out" in output:
         output = output["out"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 from typing import Any
 
@@ -91,18 +92,24 @@ def predict_scales(
     """
     if not scales or min(scales) <= 0:
         raise ValueError(f"scales must be positive and at least one, got {tuple(scales)}")
+    views = list(product(scales, (False, True) if flip else (False,)))
+    # One view after the other: all of them at once would not fit beside large images.
+    logarithms = (_log_probabilities(model, images, scale, mirrored, predict) for scale, mirrored in views)
+    return reduce(torch.logaddexp, logarithms) - math.log(len(views))
+
+
+def _log_probabilities(
+    model: nn.Module, images: Tensor, scale: float, mirrored: bool, predict: Predict
+) -> Tensor:
+    """Return the log-probabilities of one view, at the size of the images and not mirrored."""
     size = images.shape[-2:]
-    views = []
-    for scale in scales:
-        scaled = [max(1, round(scale * length)) for length in size]
-        view = images if scale == 1 else F.interpolate(images, scaled, mode="bilinear", antialias=True)
-        for mirrored in (False, True) if flip else (False,):
-            logits = predict(model, view.flip(-1) if mirrored else view)
-            logits = logits.flip(-1) if mirrored else logits
-            if logits.shape[-2:] != size:
-                logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-            views.append(logits.log_softmax(1))
-    return torch.stack(views).logsumexp(0) - torch.tensor(float(len(views))).log()
+    scaled = [max(1, round(scale * length)) for length in size]
+    view = images if scale == 1 else F.interpolate(images, scaled, mode="bilinear", antialias=True)
+    logits = predict(model, view.flip(-1) if mirrored else view)
+    logits = logits.flip(-1) if mirrored else logits
+    if logits.shape[-2:] != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return logits.log_softmax(1)
 
 
 def _starts(length: int, window: int, overlap: float) -> list[int]:

@@ -40,6 +40,7 @@ class Method:
     """How one method treats several datasets.
 
     Attributes:
+        name: What it is called on the command line, in folders and in results.
         title: What tables call it.
         together: One network for all datasets, instead of one each.
         transfer: Start from the single-dataset network of the other dataset, of two.
@@ -59,6 +60,7 @@ class Method:
         double_largest: Give the largest dataset two batches per step.
     """
 
+    name: str
     title: str
     together: bool = True
     transfer: bool = False
@@ -126,38 +128,42 @@ class Method:
 SHARED_BN: Mapping[str, Any] = {"skip": "*"}
 PRIVATE_CONV: Mapping[str, Any] = {"norm_types": (nn.Conv2d,)}
 
-METHODS: dict[str, Method] = {
-    "cdcl": Method("CDCL"),
-    "single": Method("Single-dataset", together=False),
-    "finetune": Method("Finetuning", together=False, transfer=True),
-    "remap": Method("Label remapping", together=False, remap=True),
+_METHODS = (
+    Method("cdcl", "CDCL"),
+    Method("single", "Single-dataset", together=False),
+    Method("finetune", "Finetuning", together=False, transfer=True),
+    Method("remap", "Label remapping", together=False, remap=True),
     # Table 6: train on the first dataset, then on the second with new norms.
-    "two_stage": Method("Two stages, convolutions updated", transfer=True, reset=True),
-    "two_stage_frozen": Method("Two stages, convolutions frozen", transfer=True, reset=True, freeze=True),
-    "two_stage_copied": Method("Two stages, convolutions frozen, norms copied", transfer=True, freeze=True),
+    Method("two_stage", "Two stages, convolutions updated", transfer=True, reset=True),
+    Method("two_stage_frozen", "Two stages, convolutions frozen", transfer=True, reset=True, freeze=True),
+    Method("two_stage_copied", "Two stages, convolutions frozen, norms copied", transfer=True, freeze=True),
     # Table 3, with and without DAT. The paper does not say what its shared norms see: the batch of one
     # dataset or, as in joint, of all together.
-    "private_conv": Method("Private convolutions, shared BN", convert=PRIVATE_CONV),
-    "private_conv_no_dat": Method(
-        "Private convolutions, shared BN, without DAT", convert=PRIVATE_CONV, update="dataset"
+    Method("private_conv", "Private convolutions, shared BN", convert=PRIVATE_CONV),
+    Method(
+        "private_conv_no_dat",
+        "Private convolutions, shared BN, without DAT",
+        convert=PRIVATE_CONV,
+        update="dataset",
     ),
-    "shared_bn": Method("Shared BN", convert=SHARED_BN),
-    "shared_bn_no_dat": Method("Shared BN, without DAT", convert=SHARED_BN, update="dataset"),
-    "joint": Method("Shared BN, mixed batches", convert=SHARED_BN, mixed=True),
-    "no_dat": Method("CDCL without DAT", update="dataset"),
+    Method("shared_bn", "Shared BN", convert=SHARED_BN),
+    Method("shared_bn_no_dat", "Shared BN, without DAT", convert=SHARED_BN, update="dataset"),
+    Method("joint", "Shared BN, mixed batches", convert=SHARED_BN, mixed=True),
+    Method("no_dat", "CDCL without DAT", update="dataset"),
     # What the paper leaves open: which half of a private norm matters, and where.
-    "private_statistics": Method("Private statistics only", convert={"share_affine": True}),
-    "private_affine": Method("Private affine only", convert={"share_statistics": True}),
-    "encoder_norms": Method("Private BN in the encoder only", share="decoder"),
-    "decoder_norms": Method("Private BN in the decoder only", share="encoder"),
-    "shuffled": Method("CDCL without DAT, random order", update="shuffled"),
-    "double_largest": Method("CDCL, two batches of the largest dataset", double_largest=True),
-    "weighted_by_size": Method("CDCL, losses weighted by dataset size", weights="size"),
+    Method("private_statistics", "Private statistics only", convert={"share_affine": True}),
+    Method("private_affine", "Private affine only", convert={"share_statistics": True}),
+    Method("encoder_norms", "Private BN in the encoder only", share="decoder"),
+    Method("decoder_norms", "Private BN in the decoder only", share="encoder"),
+    Method("shuffled", "CDCL without DAT, random order", update="shuffled"),
+    Method("double_largest", "CDCL, two batches of the largest dataset", double_largest=True),
+    Method("weighted_by_size", "CDCL, losses weighted by dataset size", weights="size"),
     # Controls: CDCL's shared weights see N times the batches, and the sum of N losses.
-    "single_steps": Method("Single-dataset, N times the steps", together=False, multiply="steps"),
-    "single_lr": Method("Single-dataset, N times the learning rate", together=False, multiply="lr"),
-    "mean_loss": Method("CDCL, mean of the losses", weights="mean"),
-}
+    Method("single_steps", "Single-dataset, N times the steps", together=False, multiply="steps"),
+    Method("single_lr", "Single-dataset, N times the learning rate", together=False, multiply="lr"),
+    Method("mean_loss", "CDCL, mean of the losses", weights="mean"),
+)
+METHODS: dict[str, Method] = {method.name: method for method in _METHODS}
 
 
 def get_method(name: str) -> Method:

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import dabnn
+from dabnn import __version__
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import Config, parse_config, to_dict
 from dabnn.experiments.methods import METHODS
@@ -76,7 +76,7 @@ def write_rows(
 def environment() -> dict[str, str]:
     """Return the versions, commit (of a source checkout) and machine that a result is made with."""
     versions = {package: version(package) for package in VERSIONED}
-    return {"dabnn": dabnn.__version__, "commit": _commit(), **versions, "machine": platform.machine()}
+    return {"dabnn": __version__, "commit": _commit(), **versions, "machine": platform.machine()}
 
 
 def _commit() -> str:

@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 import dabnn
-from dabnn.experiments.build.datasets import new_head
-from dabnn.experiments.saved import load_run
+from dabnn.experiments.build import new_head
 from dabnn.layers import DatasetAwareBatchNorm
 from dabnn.layers.switch import named_switches
 
 
 def transfer(
-    folder: Path, num_classes: Mapping[str, int], *, keep: bool, reset: bool, freeze: bool
+    model: nn.Module, num_classes: Mapping[str, int], *, keep: bool, reset: bool, freeze: bool
 ) -> nn.Module:
-    """Return a single-dataset network with another dataset added to it.
+    """Return a single-dataset network with another dataset added to it, in place.
 
     Args:
-        folder: Folder of the finished training of the single-dataset network.
+        model: The single-dataset network; changed and returned.
         num_classes: Number of classes of the one dataset to add, by its name.
         keep: Keep the first dataset beside the new one, else take it out: finetuning.
         reset: The new dataset's norms start anew, as in Chang et al. (2019), else as those of the first.
         freeze: Let only what belongs to the new dataset be trained.
     """
-    model = load_run(folder).model
     (source,) = dabnn.dataset_names(model)
     ((target, classes),) = num_classes.items()
     dabnn.add_dataset(model, target, num_classes=classes, init_from=source, head_factory=new_head)

@@ -8,36 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import dabnn
+from dabnn import recalibrate_batch_norm
 from dabnn.batch import inputs_of
-from dabnn.data import SegmentationDataset
 from dabnn.errors import DataError
 from dabnn.evaluation.inference import pad_images
-from dabnn.experiments.build.datasets import build_eval_loader
-from dabnn.experiments.config import Config
 
 
 def recalibrate_on(
     model: nn.Module,
-    dataset: SegmentationDataset,
-    config: Config,
+    images: Iterable[Mapping[str, Any]],
+    batch_size: int,
     *,
     branch: str | None = None,
     max_batches: int | None = None,
 ) -> None:
-    """Set the running statistics of a model, in place, to those of the images of a dataset.
+    """Set the running statistics of a model, in place, to those of whole images.
 
     Args:
         model: A converted model or, without ``branch``, a plain one.
-        dataset: The images, read at random: neighbours in a video, as one batch, would be normalised with
-            moments of their own.
-        config: Normalisation and batch size.
+        images: Batches of one image, in random order: neighbours in a video, as one batch, would be
+            normalised with moments of their own.
+        batch_size: Images a batch.
         branch: Whose norms; those of other datasets are left as they are.
         max_batches: Read only that many batches.
     """
-    images = build_eval_loader(config, dataset, shuffle=True)
-    batches = same_size_batches(images, config.training.batch_size)
-    dabnn.recalibrate_batch_norm(model, batches, dataset=branch, max_batches=max_batches)
+    batches = same_size_batches(images, batch_size)
+    recalibrate_batch_norm(model, batches, dataset=branch, max_batches=max_batches)
 
 
 def same_size_batches(loader: Iterable[Mapping[str, Any]], count: int) -> Iterator[dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Measure one branch of a finished training on another dataset, with its own statistics or recalibrated."""
+"""Measure one branch of a model on another dataset, with its own statistics or recalibrated."""
 
 from __future__ import annotations
 
@@ -7,65 +7,76 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-import dabnn
+from dabnn import extract_dataset
 from dabnn.data import (
     LabelMap,
+    SeededLoader,
     SegmentationDataset,
+    eval_transform,
     find_space,
     list_maps,
     load_map,
     open_dataset,
     read_map,
 )
+from dabnn.deploy.predict import choose_branch
 from dabnn.errors import DataError
 from dabnn.evaluation import SegmentationMetric, SegmentationResult, evaluate_model, predict_logits
-from dabnn.evaluation.inference import Predict
-from dabnn.experiments.build.datasets import build_eval_loader, relabelled
+from dabnn.evaluation.inference import Predict, best_device
+from dabnn.experiments.build import relabelled
 from dabnn.experiments.measured import Measured
-from dabnn.experiments.saved import SavedRun, choose_branch, device_of_evaluation, load_run
 from dabnn.experiments.whole_images import recalibrate_on
+from dabnn.models.stored.folder import info_of
+
+BATCH_SIZE = 8
+"""Images of a batch whose statistics are taken; that of the paper's training."""
 
 
 def evaluate_branch(
-    saved: SavedRun,
+    model: nn.Module,
     branch: str,
     dataset: SegmentationDataset,
     *,
     label_map: LabelMap | None = None,
     recalibrate: bool = False,
+    batch_size: int | None = None,
     predict: Predict = predict_logits,
 ) -> SegmentationResult:
     """Measure one branch on a dataset.
 
     Args:
-        saved: The training; not changed.
+        model: A model of `dabnn.from_pretrained`; not changed.
         branch: The dataset whose branch to use.
         dataset: Images and labels.
         label_map: From the classes of the branch to those of the dataset, if they differ.
         recalibrate: First replace the running statistics of the branch by those of the images of ``dataset``
             (precise BN, Section 4.7). This reads the images that are measured on, not their labels.
+        batch_size: Images a batch of that; default 8, as in the paper's training.
         predict: How logits come from images, see `dabnn.evaluation.evaluate_model`.
 
     Raises:
         DataError: The classes differ and there is no map between them.
     """
-    classes = saved.datasets[branch].classes
-    _check_classes(branch, classes, dataset, label_map)
-    device = device_of_evaluation()
-    model = dabnn.extract_dataset(saved.model, branch).to(device)
+    info = info_of(model)
+    _check_classes(branch, info.datasets[branch].classes, dataset, label_map)
+    device = best_device()
+    plain = extract_dataset(model, branch).to(device)
+    transform = eval_transform(mean=info.mean, std=info.std)
     if recalibrate:
-        recalibrate_on(model, dataset, saved.config)
+        shuffled = SeededLoader(dataset, 1, transform=transform, drop_last=False)
+        recalibrate_on(plain, shuffled, batch_size or BATCH_SIZE)
 
     def projected(model: nn.Module, images: Tensor) -> Tensor:
         logits = predict(model, images)
         return logits if label_map is None else label_map.project(logits)
 
     metric = SegmentationMetric(dataset.classes, dataset.ignore_index)
-    return evaluate_model(model, build_eval_loader(saved.config, dataset), metric, device, predict=projected)
+    images = SeededLoader(dataset, 1, transform=transform, shuffle=False, drop_last=False)
+    return evaluate_model(plain, images, metric, device, predict=projected)
 
 
 def evaluate_elsewhere(
-    folder: Path,
+    model: nn.Module,
     branch: str | None,
     root: Path,
     *,
@@ -73,33 +84,34 @@ def evaluate_elsewhere(
     split: str = "val",
     label_map: Path | None = None,
     recalibrate: bool = False,
+    batch_size: int | None = None,
     predict: Predict = predict_logits,
 ) -> Measured:
-    """Measure one branch of a finished training on any dataset that dabnn reads.
+    """Measure one branch of a model on any dataset that dabnn reads.
 
     Where their classes differ, a label map that dabnn has turns the predictions into the classes of the
     dataset. If there is one in the other direction only, it turns the labels into the classes of the branch.
 
     Args:
-        folder: Folder of the training.
-        branch: The dataset whose branch to use; may be left out if the training had one dataset.
+        model: A model of `dabnn.from_pretrained`; not changed.
+        branch: The dataset whose branch to use; may be left out if the model has one.
         root: Folder of the other dataset.
         kind: Its reader, see `dabnn.data.READERS`.
         split: Its split.
         label_map: File of a label map of one's own, from the classes of the branch to those of the dataset,
             see `dabnn.data.read_map`.
         recalibrate: See `evaluate_branch`.
+        batch_size: See `evaluate_branch`.
         predict: See `evaluate_branch`.
 
     Raises:
-        CheckpointError: If the folder holds no finished training, or one of its files is damaged.
-        ConfigError: If no branch is given and the training had several, or it is none of them.
+        ConfigError: If no branch is given and the model has several, or it is none of them.
         DataError: If the dataset is not there, or has other classes and there is no map between them.
     """
-    saved = load_run(folder)
-    name = choose_branch(branch, list(saved.datasets), folder, "--branch")
+    datasets = info_of(model).datasets
+    name = choose_branch(branch, list(datasets), "--branch")
     dataset: SegmentationDataset = open_dataset(kind, root, split)
-    classes = saved.datasets[name].classes
+    classes = datasets[name].classes
     ours, theirs = find_space(classes), find_space(dataset.classes)
     own = None if label_map is None else read_map(label_map, classes, dataset.classes)
     forward, backward = own or _shipped_map(ours, theirs), _shipped_map(theirs, ours)
@@ -108,7 +120,13 @@ def evaluate_elsewhere(
     if turned is not None:
         dataset = relabelled(dataset, str(theirs), str(ours))
     result = evaluate_branch(
-        saved, name, dataset, label_map=forward, recalibrate=recalibrate, predict=predict
+        model,
+        name,
+        dataset,
+        label_map=forward,
+        recalibrate=recalibrate,
+        batch_size=batch_size,
+        predict=predict,
     )
     unmatched = () if used is None else tuple(c for c in used.target if c not in used.classes.values())
     return Measured(result, unmatched, tuple(_notes(name, turned, unmatched)))

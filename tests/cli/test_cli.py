@@ -14,7 +14,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from dabnn.cli.app import app
+from dabnn.cli import app
 from dabnn.data import ToyStreets, load_space
 from dabnn.experiments.demo.toy_folders import write_folder
 
@@ -121,7 +121,7 @@ def test_the_folder_of_the_runs_datasets_is_refused_beside_another_dataset(proje
 @pytest.mark.ddp
 def test_train_in_two_processes_writes_one_table(project, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command = [*launcher, "-m", "dabnn.cli.app", "train", project / "tiny.yaml", "--out", tmp_path]
+    command = [*launcher, "-m", "dabnn.cli", "train", project / "tiny.yaml", "--out", tmp_path]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
     )

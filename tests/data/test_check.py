@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as PILImage
 from typer.testing import CliRunner
 
-from dabnn.cli.app import app
+from dabnn.cli import app
 
 
 def check(*arguments: object) -> tuple[int, str]:

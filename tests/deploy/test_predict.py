@@ -15,7 +15,8 @@ from dabnn.deploy.predict import Ids, _values, predict_images, segment
 from dabnn.errors import ConfigError, DataError
 from dabnn.evaluation import predict_logits
 from dabnn.evaluation.views import choose_views
-from dabnn.experiments.saved import load_model, load_run
+from dabnn.experiments.saved import load_model
+from dabnn.models.stored.folder import info_of
 
 HEIGHT, WIDTH = 64, 128
 """Of the toy scenes that the runs were trained on."""
@@ -35,7 +36,7 @@ def save(path: Path, size: tuple[int, int]) -> Path:
 def test_images_of_any_size_become_overlays(cdcl_run: Path, photo: Path, tmp_path: Path) -> None:
     other = save(tmp_path / "other.png", (40, 20))
 
-    files = predict_images(cdcl_run, [photo, other], tmp_path / "out" / "here", "sunvale")
+    files = predict_images(load_model(cdcl_run), [photo, other], tmp_path / "out" / "here", "sunvale")
 
     assert list(files) == [tmp_path / "out/here/photo_overlay.png", tmp_path / "out/here/other_overlay.png"]
     assert set(files.values()) == {"sunvale"}
@@ -53,7 +54,7 @@ def test_the_branch_and_the_legend_are_those_of_the_dataset(
     pictures = {
         name: read_image(file)
         for name in TOY_DATASETS
-        for file in predict_images(cdcl_run, [photo], tmp_path / name, name)
+        for file in predict_images(load_model(cdcl_run), [photo], tmp_path / name, name)
     }
 
     for name, picture in pictures.items():
@@ -63,7 +64,7 @@ def test_the_branch_and_the_legend_are_those_of_the_dataset(
 
 
 def test_a_run_of_one_dataset_needs_no_name(single_run: Path, photo: Path, tmp_path: Path) -> None:
-    (file,) = predict_images(single_run, [photo], tmp_path)
+    (file,) = predict_images(load_model(single_run), [photo], tmp_path)
 
     assert file.exists()
 
@@ -80,7 +81,7 @@ def test_without_a_name_each_image_gets_the_branch_it_is_most_like(
             blank = images if dataset == name else torch.zeros_like(images)
             dabnn.recalibrate_batch_norm(model, [{"image": blank}], dataset=dataset)
         dabnn.save_pretrained(model, tmp_path / name)
-        (used,) = predict_images(tmp_path / name, [photo], tmp_path / "out").values()
+        (used,) = predict_images(load_model(tmp_path / name), [photo], tmp_path / "out").values()
         assert used == name
 
 
@@ -100,12 +101,14 @@ def test_images_are_segmented_at_the_height_of_the_training_images_and_drawn_at_
 ) -> None:
     large, small = save(tmp_path / "large.png", (1024, 512)), save(tmp_path / "small.png", (30, 32))
     seen = Seen()
-    files = predict_images(single_run, [large, small], tmp_path / "out", ids="train", predict=seen)
+    files = predict_images(
+        load_model(single_run), [large, small], tmp_path / "out", ids="train", predict=seen
+    )
 
     assert seen.sizes == [(HEIGHT, WIDTH), (HEIGHT, 60)]
     assert [read_image(file).shape[:2] for file in files] == [(512, 1024), (32, 30)]
     seen = Seen()
-    predict_images(single_run, [large], tmp_path / "out", full_size=True, predict=seen)
+    predict_images(load_model(single_run), [large], tmp_path / "out", full_size=True, predict=seen)
     assert seen.sizes == [(512, 1024)]
 
 
@@ -119,7 +122,8 @@ def test_a_large_copy_of_a_training_image_is_segmented_as_the_image_is(
     )
     images = [tmp_path / "scene.png", tmp_path / "big.png"]
     own, big = (
-        np.array(Image.open(f)) for f in predict_images(single_run, images, tmp_path / "o", ids="train")
+        np.array(Image.open(f))
+        for f in predict_images(load_model(single_run), images, tmp_path / "o", ids="train")
     )
 
     assert (big[2::4, 2::4] == own).mean() > 0.95
@@ -142,8 +146,8 @@ def test_the_branch_is_guessed_at_the_mean_height_of_the_training_images(
     guess = dabnn.guess_dataset
     monkeypatch.setattr(dabnn, "guess_dataset", lambda m, x: seen.append(tuple(x.shape[-2:])) or guess(m, x))
     large = save(tmp_path / "large.png", (1024, 512))
-    predict_images(cdcl_run, [large], tmp_path / "out")
-    predict_images(cdcl_run, [large], tmp_path / "out", full_size=True)
+    predict_images(load_model(cdcl_run), [large], tmp_path / "out")
+    predict_images(load_model(cdcl_run), [large], tmp_path / "out", full_size=True)
 
     assert seen == [(HEIGHT, WIDTH), (512, 1024)]
 
@@ -153,20 +157,20 @@ def test_a_wrong_name_is_refused_and_ids_need_one(
     cdcl_run: Path, photo: Path, tmp_path: Path, dataset: str | None, ids: Ids | None
 ) -> None:
     with pytest.raises(ConfigError, match=r"northport.*oldtown.*sunvale.*--dataset"):
-        predict_images(cdcl_run, [photo], tmp_path / "out", dataset, ids=ids)
+        predict_images(load_model(cdcl_run), [photo], tmp_path / "out", dataset, ids=ids)
     assert not (tmp_path / "out").exists()
 
 
 def test_ids_are_grey_values_of_classes(single_run: Path, photo: Path, tmp_path: Path) -> None:
-    (file,) = predict_images(single_run, [photo], tmp_path / "out", ids="train")
+    (file,) = predict_images(load_model(single_run), [photo], tmp_path / "out", ids="train")
 
-    saved = load_run(single_run)
-    (name,) = saved.datasets
+    model = load_model(single_run)
+    (name,) = dabnn.dataset_names(model)
     assert file.name == "photo.png"
     with Image.open(file) as picture:
         assert picture.mode == "L"
         values = np.array(picture)
-    assert np.array_equal(values, segment(saved.model, read_image(photo), name))
+    assert np.array_equal(values, segment(model, read_image(photo), name))
 
 
 def test_pictures_are_segmented_from_the_views_that_are_asked_for(
@@ -177,17 +181,17 @@ def test_pictures_are_segmented_from_the_views_that_are_asked_for(
         logits[:, -1] = torch.inf
         return logits
 
-    (file,) = predict_images(single_run, [photo], tmp_path, ids="train", predict=last_class)
+    (file,) = predict_images(load_model(single_run), [photo], tmp_path, ids="train", predict=last_class)
 
-    (known,) = load_run(single_run).datasets.values()
+    (known,) = info_of(load_model(single_run)).datasets.values()
     assert (np.array(Image.open(file)) == len(known.classes) - 1).all()
 
 
 def test_classes_without_colours_get_some(single_run: Path, photo: Path, tmp_path: Path) -> None:
-    model = load_run(single_run).model
+    model = load_model(single_run)
     model.dabnn_info = None
     dabnn.save_pretrained(model, tmp_path / "model")
-    (file,) = predict_images(tmp_path / "model", [photo], tmp_path / "out")
+    (file,) = predict_images(load_model(tmp_path / "model"), [photo], tmp_path / "out")
     with Image.open(file) as picture:
         assert len(picture.getcolors(100_000)) > 1
 
@@ -204,7 +208,7 @@ def test_label_ids_of_other_classes_are_refused_before_anything_is_written(
     single_run: Path, photo: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(ConfigError, match=r"only the classes of Cityscapes have label ids.*--ids train"):
-        predict_images(single_run, [photo], tmp_path / "out", ids="label")
+        predict_images(load_model(single_run), [photo], tmp_path / "out", ids="label")
     assert not (tmp_path / "out").exists()
 
 
@@ -219,7 +223,7 @@ def test_files_that_are_no_images_are_named(single_run: Path, photo: Path, tmp_p
 
     for path in (truncated, text, deep, tmp_path / "missing.png", tmp_path):
         with pytest.raises(DataError, match=str(path)):
-            predict_images(single_run, [path], tmp_path / "out")
+            predict_images(load_model(single_run), [path], tmp_path / "out")
 
 
 def test_two_images_of_one_name_are_refused(single_run: Path, photo: Path, tmp_path: Path) -> None:
@@ -227,7 +231,7 @@ def test_two_images_of_one_name_are_refused(single_run: Path, photo: Path, tmp_p
     twin = save(tmp_path / "b" / "photo.png", (32, 32))
 
     with pytest.raises(DataError, match="would both become"):
-        predict_images(single_run, [photo, twin], tmp_path / "out")
+        predict_images(load_model(single_run), [photo, twin], tmp_path / "out")
 
 
 def test_photos_are_turned_upright(tmp_path: Path) -> None:
@@ -243,6 +247,6 @@ def test_the_global_random_state_is_left_alone(single_run: Path, photo: Path, tm
     expected = torch.rand(1)
     torch.manual_seed(3)
 
-    predict_images(single_run, [photo], tmp_path)
+    predict_images(load_model(single_run), [photo], tmp_path)
 
     assert torch.equal(torch.rand(1), expected)

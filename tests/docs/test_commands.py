@@ -20,7 +20,7 @@ from pages import PAGES, ROOT, TARGETS, blocks, page_id, spans
 from torch.distributed.run import get_args_parser
 from typer.testing import CliRunner
 
-from dabnn.cli.app import app
+from dabnn.cli import app
 
 SHELL = ("", "bash", "console", "sh")
 DABNN = typer.main.get_command(app)

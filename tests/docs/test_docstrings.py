@@ -16,7 +16,7 @@ import typer
 from pages import PAGES, blocks, page_id, spans
 
 import dabnn
-from dabnn.cli.app import app
+from dabnn.cli import app
 
 PACKAGE = Path(dabnn.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))

@@ -8,7 +8,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import dabnn
 from dabnn.errors import ConfigError
-from dabnn.experiments.build.datasets import (
+from dabnn.experiments.build import (
     build_dataset,
     build_model,
     build_optimizer,

@@ -38,12 +38,12 @@ def test_the_demo_leaves_a_table_with_versions_and_settings(tiny_demo: DemoResul
 def test_a_finished_demo_is_read_back_not_trained_again(
     tiny_demo: DemoResult, demo_folder: Path, cdcl_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    weights = (cdcl_run / "model.safetensors").stat().st_mtime_ns
+    weights = (cdcl_run / "model" / "model.safetensors").stat().st_mtime_ns
 
     again = run_demo(demo_folder, steps=10)
 
     assert again == tiny_demo
-    assert (cdcl_run / "model.safetensors").stat().st_mtime_ns == weights
+    assert (cdcl_run / "model" / "model.safetensors").stat().st_mtime_ns == weights
     assert "CDCL against Single-dataset" in " ".join(capsys.readouterr().out.split())
 
 

@@ -17,6 +17,7 @@ from dabnn.experiments.build import datasets as build
 from dabnn.experiments.distillation import distilled, load_teacher
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run
+from dabnn.models.stored.folder import info_of
 from dabnn.training import Callback, cross_entropy
 
 
@@ -90,7 +91,7 @@ def test_teachers_that_do_not_fit_are_refused(cdcl_run, student):
         load_teacher(str(cdcl_run), {"elsewhere": 3}, student.images)
     with pytest.raises(ConfigError, match="classes"):
         load_teacher(str(cdcl_run), dict.fromkeys(student.datasets, 2), student.images)
-    right = {name: len(known.classes) for name, known in load_run(cdcl_run).datasets.items()}
+    right = {name: len(known.classes) for name, known in info_of(load_run(cdcl_run).model).datasets.items()}
     with pytest.raises(ConfigError, match=r"images\.mean"):
         load_teacher(str(cdcl_run), right, replace(student.images, mean=(0.0, 0.0, 0.0)))
     assert not any(p.requires_grad for p in load_teacher(str(cdcl_run), right, student.images).parameters())

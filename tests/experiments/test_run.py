@@ -20,10 +20,11 @@ from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
 from dabnn.experiments.config import Config, parse_config, to_dict, with_steps
 from dabnn.experiments.demo.toy_folders import write_folder
-from dabnn.experiments.methods import METHODS
+from dabnn.experiments.methods import METHODS, get_method
 from dabnn.experiments.results import write_table
-from dabnn.experiments.run import build_trainer, run_folder, run_method
-from dabnn.experiments.saved import load_run
+from dabnn.experiments.run import run_method, run_with
+from dabnn.experiments.saved import load_model, load_run
+from dabnn.experiments.trainer import build_trainer
 from dabnn.experiments.transfer import transfer
 from dabnn.training import Callback
 
@@ -49,16 +50,20 @@ CONFIG = parse_config(
 )
 
 
-@pytest.mark.parametrize(("widths", "size"), [((64, 64), {"size": (32, 64)}), ((64, 65), {})])
-def test_the_size_of_evaluation_images_is_noted_if_they_have_one(widths, size):
-    images = [{"image": torch.zeros(3, 32, width)} for width in widths]
-    assert run._size_of(images) == size
-
-
 ELSEWHERE = {"encoder_norms", "remap"}  # this decoder has no batch norm; these label spaces have no map
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name not in ELSEWHERE])
+ALWAYS = {"cdcl", "single_steps", "private_conv"}
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        pytest.param(name, marks=() if name in ALWAYS else pytest.mark.slow)
+        for name in METHODS
+        if name not in ELSEWHERE
+    ],
+)
 def test_every_method_gives_a_row_per_dataset(method, data_dir, tmp_path):
     rows = run_method(CONFIG, method, 3, tmp_path, data_dir=data_dir)
     assert [(row.method, row.dataset, row.seed, row.steps) for row in rows] == [
@@ -76,11 +81,11 @@ def test_controls_change_the_learning_rate_the_weights_and_the_ratios_alone(data
         for name, size in sizes.items()
     }
     trainers = {
-        method: build_trainer(CONFIG, method, 0, datasets, tmp_path / method)
+        method: build_trainer(CONFIG, get_method(method), 0, datasets, tmp_path / method)
         for method in ("cdcl", "mean_loss", "weighted_by_size", "double_largest")
     }
     one = {"northport": datasets["northport"]}
-    single = build_trainer(CONFIG, "single_lr", 0, one, tmp_path / "single_lr")
+    single = build_trainer(CONFIG, get_method("single_lr"), 0, one, tmp_path / "single_lr")
     assert single.optimizer.param_groups[0]["lr"] == 2 * trainers["cdcl"].optimizer.param_groups[0]["lr"]
     assert trainers["cdcl"].loaders.weights == {"northport": 1, "sunvale": 1}
     assert trainers["mean_loss"].loaders.weights == {"northport": 0.5, "sunvale": 0.5}
@@ -91,8 +96,12 @@ def test_controls_change_the_learning_rate_the_weights_and_the_ratios_alone(data
     assert {t.loaders.ratios["sunvale"] for t in trainers.values()} == {1}
 
 
+def folder_of(out: Path, method: str, dataset: str = CITIES[0]) -> Path:
+    return run_with(CONFIG, method, 0, dataset, out).folder
+
+
 def state_of(folder: Path) -> dict[str, torch.Tensor]:
-    return load_file(folder / "model.safetensors")
+    return load_file(folder / "model" / "model.safetensors")
 
 
 def test_two_stages_leave_the_first_dataset_as_it_was_only_if_convolutions_are_frozen(data_dir, tmp_path):
@@ -102,27 +111,27 @@ def test_two_stages_leave_the_first_dataset_as_it_was_only_if_convolutions_are_f
     }
     first, _ = rows["single"]
     assert rows["two_stage_frozen"][0].miou == first.miou
-    single = state_of(run_folder(tmp_path, "single", 0, CITIES[:1]))
+    single = state_of(folder_of(tmp_path, "single"))
     for method, same in (("two_stage_frozen", True), ("two_stage_copied", True), ("two_stage", False)):
-        state = state_of(run_folder(tmp_path, method, 0, CITIES))
+        state = state_of(folder_of(tmp_path, method))
         assert all(torch.equal(state[key], single[key]) for key in single) is same
-    finetuned = state_of(run_folder(tmp_path, "finetune", 0, CITIES[1:]))
-    assert finetuned.keys() == state_of(run_folder(tmp_path, "single", 0, CITIES[1:])).keys()
+    finetuned = state_of(folder_of(tmp_path, "finetune", CITIES[1]))
+    assert finetuned.keys() == state_of(folder_of(tmp_path, "single", CITIES[1])).keys()
 
 
 def test_finetuning_starts_from_the_network_of_the_other_dataset(data_dir, tmp_path):
     run_method(CONFIG, "single", 0, tmp_path, data_dir=data_dir)
-    start = run_folder(tmp_path, "single", 0, CITIES[:1])
-    model = transfer(start, {"sunvale": 7}, keep=False, reset=False, freeze=False)
+    start = folder_of(tmp_path, "single")
+    model = transfer(load_model(start), {"sunvale": 7}, keep=False, reset=False, freeze=False)
     single, state = state_of(start), model.state_dict()
     heads = {key for key in state if "heads" in key}
     assert heads
     assert all(torch.equal(state[key], single[key]) for key in state.keys() - heads)
-    copied = transfer(start, {"sunvale": 7}, keep=True, reset=False, freeze=True).state_dict()
+    copied = transfer(load_model(start), {"sunvale": 7}, keep=True, reset=False, freeze=True).state_dict()
     norms = {key for key in copied if ".bns.1." in key}
     assert norms
     assert all(torch.equal(copied[key], copied[key.replace(".bns.1.", ".bns.0.")]) for key in norms)
-    kept = transfer(start, {"sunvale": 7}, keep=True, reset=True, freeze=True)
+    kept = transfer(load_model(start), {"sunvale": 7}, keep=True, reset=True, freeze=True)
     new = dabnn.extract_dataset(kept, "sunvale")
     fresh = [module for module in new.modules() if isinstance(module, torch.nn.BatchNorm2d)]
     assert all((norm.running_var == 1).all() and (norm.weight == 1).all() for norm in fresh)
@@ -190,7 +199,7 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(data_dir, tmp_path):
         run_method(config, "cdcl", 0, tmp_path / "a", data_dir=data_dir, callbacks=lambda: [Interrupt()])
     resumed = run_method(config, "cdcl", 0, tmp_path / "a", data_dir=data_dir)
     assert resumed == run_method(config, "cdcl", 0, tmp_path / "b", data_dir=data_dir)
-    weights = [(tmp_path / name / "cdcl-seed0" / "model.safetensors").read_bytes() for name in "ab"]
+    weights = [(tmp_path / name / "cdcl-seed0" / "model" / "model.safetensors").read_bytes() for name in "ab"]
     assert weights[0] == weights[1]
 
 
@@ -199,7 +208,7 @@ def test_methods_see_the_same_batches_of_a_dataset(data_dir, tmp_path):
     alone = {"sunvale": together["sunvale"]}
     batches = []
     for datasets, method in ((together, "cdcl"), (alone, "single")):
-        trainer = build_trainer(CONFIG, method, 5, datasets, tmp_path / method)
+        trainer = build_trainer(CONFIG, get_method(method), 5, datasets, tmp_path / method)
         draws = [trainer.loaders.draw() for _ in range(3)]
         batches.append([d.batch["image"] for step in draws for d in step if d.dataset == "sunvale"])
     assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
@@ -218,7 +227,7 @@ def test_table_collects_all_runs_and_results_say_how_they_were_made(data_dir, tm
     ]
     (environment,) = json.loads((tmp_path / "table.json").read_text())["environments"]
     assert environment.keys() >= {"dabnn", "commit", "torch", "timm"}
-    record = json.loads((run_folder(tmp_path, "cdcl", 0, CITIES) / "result.json").read_text())
+    record = json.loads((folder_of(tmp_path, "cdcl") / "result.json").read_text())
     assert set(record["iou"]) == set(CITIES)
 
 
@@ -237,10 +246,10 @@ def test_images_of_different_sizes_are_evaluated(data_dir, tmp_path):
     assert len(run_method(CONFIG, "cdcl", 0, tmp_path / "runs", data_dir=root)) == 2
 
 
-@pytest.mark.parametrize("file", ["result.json", "config.json"])
+@pytest.mark.parametrize("file", ["result.json", "experiment.json"])
 def test_a_torn_file_does_not_block_an_experiment(file, data_dir, tmp_path):
     expected = run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
-    path = run_folder(tmp_path, "cdcl", 0, []) / file
+    path = folder_of(tmp_path, "cdcl") / file
     path.write_text(path.read_text()[:100])
     assert run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir) == expected
     assert len(write_table(tmp_path, tmp_path / "table.csv", CONFIG)) == 2
@@ -251,13 +260,11 @@ def test_a_full_disk_leaves_no_half_result(data_dir, tmp_path, monkeypatch):
         Path(path).write_bytes(b"half")
         raise SafetensorError("Error while serializing: No space left on device")
 
-    monkeypatch.setattr(run, "save_model", full)
-    with pytest.raises(CheckpointError, match=r"could not write .*model\.safetensors.*No space left"):
+    monkeypatch.setattr("dabnn.models.stored.folder.save_model", full)
+    with pytest.raises(CheckpointError, match=r"could not write .*model.*No space left"):
         run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
-    folder = run_folder(tmp_path, "cdcl", 0, [])
-    assert not {"model.safetensors", ".model.safetensors.tmp", "result.json"} & {
-        p.name for p in folder.iterdir()
-    }
+    left = {path.name for path in folder_of(tmp_path, "cdcl").iterdir()}
+    assert left == {"checkpoints", "experiment.json", "metrics.csv", "tensorboard"}
     monkeypatch.undo()
     assert len(run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)) == 2
 
@@ -270,7 +277,7 @@ def with_training(**changes: object) -> Config:
 def test_recalibrated_networks_have_the_statistics_of_whole_training_images(data_dir, tmp_path, ema_decay):
     config = with_training(recalibrate=True, ema_decay=ema_decay, batch_size=4)
     run_method(config, "cdcl", 0, tmp_path, data_dir=data_dir)
-    saved = load_run(run_folder(tmp_path, "cdcl", 0, CITIES))
+    saved = load_run(folder_of(tmp_path, "cdcl"))
     for name in CITIES:
         dataset = FolderDataset(data_dir / name, "train")
         plain = dabnn.extract_dataset(saved.model, name)
@@ -295,14 +302,14 @@ def test_shared_norms_are_not_recalibrated(data_dir, tmp_path):
 
 def test_a_run_of_a_version_with_fewer_settings_counts(data_dir, tmp_path):
     run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
-    folder = run_folder(tmp_path, "cdcl", 0, CITIES)
-    weights = (folder / "model.safetensors").stat().st_mtime_ns
-    for name in ("config.json", "result.json"):
+    folder = folder_of(tmp_path, "cdcl")
+    weights = (folder / "model" / "model.safetensors").stat().st_mtime_ns
+    for name in ("experiment.json", "result.json"):
         record = json.loads((folder / name).read_text())
         del record.get("config", record)["training"]["recalibrate"]
         (folder / name).write_text(json.dumps(record))
     run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
-    assert (folder / "model.safetensors").stat().st_mtime_ns == weights
+    assert (folder / "model" / "model.safetensors").stat().st_mtime_ns == weights
     assert len(write_table(tmp_path, tmp_path / "x.csv", CONFIG)) == len(CITIES)
     with pytest.raises(ConfigError, match="another configuration"):
         run_method(with_training(recalibrate=True), "cdcl", 0, tmp_path, data_dir=data_dir)

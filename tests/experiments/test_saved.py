@@ -3,21 +3,28 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from math import nan
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import dabnn
-from dabnn.data import READERS, ToyStreets
-from dabnn.errors import CheckpointError, DataError
+from dabnn.data import READERS, JoinedDataset, ToyStreets, open_dataset
+from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.demo.run import DemoResult
 from dabnn.experiments.demo.toy_folders import write_folder
+from dabnn.experiments.describe import describe_dataset, describe_run
+from dabnn.experiments.methods import get_method
 from dabnn.experiments.run import run_method
-from dabnn.experiments.saved import evaluate_run, load_run
+from dabnn.experiments.saved import evaluate_run, load_model, load_run
+from dabnn.models import DatasetInfo
 from dabnn.models.stored.folder import info_of
+
+FORMATS = Path(__file__).parents[1] / "formats" / "first"
 
 
 @pytest.fixture
@@ -25,10 +32,10 @@ def copied(cdcl_run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(cdcl_run, tmp_path / "run"))
 
 
-def change(folder: Path, action: Callable[[dict[str, Any]], object]) -> None:
-    record = json.loads((folder / "result.json").read_text())
+def change(folder: Path, action: Callable[[dict[str, Any]], object], name: str = "result.json") -> None:
+    record = json.loads((folder / name).read_text())
     action(record)
-    (folder / "result.json").write_text(json.dumps(record))
+    (folder / name).write_text(json.dumps(record))
 
 
 def test_a_loaded_run_measures_what_the_training_measured(
@@ -43,7 +50,7 @@ def test_a_loaded_run_measures_what_the_training_measured(
 def test_a_loaded_run_knows_the_classes_colours_and_result_of_each_dataset(
     tiny_demo: DemoResult, cdcl_run: Path
 ) -> None:
-    known = load_run(cdcl_run).datasets["oldtown"]
+    known = info_of(load_run(cdcl_run).model).datasets["oldtown"]
 
     (row,) = (row for row in tiny_demo.rows if (row.method, row.dataset) == ("cdcl", "oldtown"))
     toy = ToyStreets("oldtown")
@@ -54,47 +61,55 @@ def test_a_loaded_run_knows_the_classes_colours_and_result_of_each_dataset(
     assert known.licence == ""
 
 
-def test_results_that_do_not_say_the_size_of_images_load(copied: Path) -> None:
-    change(copied, lambda record: record["datasets"]["oldtown"].pop("size"))
+def test_a_card_says_how_the_network_began_and_names_the_paper_for_its_method_only(cdcl_run: Path) -> None:
+    info = info_of(load_run(cdcl_run).model)
 
-    datasets = load_run(copied).datasets
-    assert [datasets[name].size for name in ("northport", "oldtown")] == [(64, 128), None]
-
-
-def test_terms_of_the_data_are_those_of_its_reader_and_unmeasured_datasets_have_no_value(
-    copied: Path,
-) -> None:
-    def changed(record: dict[str, Any]) -> None:
-        record["config"]["datasets"]["oldtown"]["kind"] = "camvid"
-        record["rows"][0]["miou"] = float("nan")
-
-    change(copied, changed)
-    datasets = load_run(copied).datasets
-    assert datasets["oldtown"].licence == READERS["camvid"].licence
-    assert datasets["northport"].metrics == {}
-
-
-def test_a_card_says_how_the_network_began_and_names_the_paper_for_its_method_only(
-    cdcl_run: Path, copied: Path
-) -> None:
-    info = info_of(load_run(copied).model)
     assert "2103.11351" in info.paper
     assert "Initialisation: random weights." in info.recipe
-    change(copied, lambda record: record["config"]["model"].update(weights="imagenet"))
-    assert "Initialisation: ImageNet weights for the encoder." in info_of(load_run(copied).model).recipe
+    assert "Loss weights" not in info.recipe
     assert info_of(load_run(cdcl_run.parent / "shared_bn-seed0").model).paper == ""
 
 
-def test_a_card_says_the_loss_weights_of_datasets_that_do_not_count_alike(copied: Path) -> None:
-    assert "Loss weights" not in info_of(load_run(copied).model).recipe
-    change(copied, lambda record: record["config"]["datasets"]["oldtown"].update(weight=1.9))
-    recipe = info_of(load_run(copied).model).recipe
-    assert recipe.endswith("Loss weights: northport 1, oldtown 1.9, sunvale 1.")
+def test_terms_of_the_data_are_those_of_its_reader_and_unmeasured_datasets_have_no_value() -> None:
+    config = parse_config(
+        {"name": "a", "datasets": {"b": {"root": "b", "kind": "camvid"}, "c": {"root": "c"}}}
+    )
+    toy = ToyStreets("oldtown", length=2)
+
+    described = [describe_dataset(config, name, toy, miou) for name, miou in (("b", nan), ("c", 50.0))]
+
+    assert [dataset.licence for dataset in described] == [READERS["camvid"].licence, ""]
+    assert [dataset.metrics for dataset in described] == [{}, {"miou": 50.0}]
+
+
+def test_a_card_says_where_pretrained_weights_are_from_and_the_weights_of_losses() -> None:
+    datasets = {"b": {"root": "b", "weight": 1.9}, "c": {"root": "c"}}
+    config = parse_config({"name": "a", "datasets": datasets, "model": {"weights": "imagenet"}})
+
+    recipe = describe_run(config, get_method("cdcl"), 5, dict.fromkeys("bc", DatasetInfo.numbered(2))).recipe
+
+    assert "Method: CDCL, 5 steps. Initialisation: ImageNet weights for the encoder." in recipe
+    assert recipe.endswith("Loss weights: b 1.9, c 1.")
+
+
+def test_the_size_of_images_is_told_if_they_have_one(tmp_path: Path) -> None:
+    streets = [ToyStreets("sunvale", "val", size=size, length=1) for size in ((32, 64), (32, 64), (64, 64))]
+    for number, dataset in enumerate(streets):
+        write_folder({"val": dataset}, tmp_path / str(number))
+    config = parse_config({"name": "a", "datasets": {"b": {"root": "b"}}})
+    folders = [open_dataset("folder", tmp_path / name, "val") for name in "012"]
+
+    sizes = [
+        describe_dataset(config, "b", JoinedDataset(part, "b"), 1.0).size for part in (folders[:2], folders)
+    ]
+
+    assert sizes == [(32, 64), None]
 
 
 @pytest.mark.parametrize("method", ["shared_bn-seed0", "single-seed0/oldtown"])
 def test_runs_of_every_method_load(cdcl_run: Path, method: str) -> None:
-    model, config, datasets = load_run(cdcl_run.parent / method)
+    model, config = load_run(cdcl_run.parent / method)
+    datasets = info_of(model).datasets
 
     assert dabnn.dataset_names(model) == tuple(datasets)
     assert not model.training
@@ -130,39 +145,75 @@ def test_a_folder_without_a_result_says_what_to_do(cdcl_run: Path, tmp_path: Pat
         load_run(cdcl_run.parent / "single-seed0")
 
 
-@pytest.mark.parametrize("damage", ["truncated", "missing", "pickle"])
+def flip(content: bytes, position: int) -> bytes:
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "pickle"])
 def test_damaged_weights_are_refused(copied: Path, damage: str) -> None:
-    weights = copied / "model.safetensors"
+    weights = copied / "model" / "model.safetensors"
     content = weights.read_bytes()
     weights.unlink()
     if damage == "truncated":
         weights.write_bytes(content[:-100])
+    elif damage == "flipped":
+        weights.write_bytes(flip(content, len(content) - 50))
     elif damage == "pickle":
         torch.save({"a": torch.zeros(1)}, weights)
 
-    with pytest.raises(CheckpointError, match=str(weights)):
+    with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         load_run(copied)
 
 
-@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"model": {}}, "rows": []}', "no palette"])
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"config": {"model": {}}, "rows": []}'])
 def test_damaged_results_are_refused(copied: Path, content: str) -> None:
-    if content == "no palette":
-        record = json.loads((copied / "result.json").read_text())
-        record["datasets"]["oldtown"]["palette"] = [[0, 0]]
-        content = json.dumps(record)
     (copied / "result.json").write_text(content)
 
     with pytest.raises(CheckpointError, match=r"result\.json"):
         load_run(copied)
 
 
-def test_weights_of_another_model_are_refused(copied: Path) -> None:
-    record = json.loads((copied / "result.json").read_text())
-    record["config"]["model"]["arguments"]["decoder_channels"] = 32
-    (copied / "result.json").write_text(json.dumps(record))
+def test_a_config_of_a_stranger_names_no_file_and_no_address(tmp_path: Path) -> None:
+    """Neither in the model folder of a run, nor in the config that an old run is built from."""
+    run = Path(shutil.copytree(FORMATS / "runs" / "cdcl-seed0", tmp_path / "old"))
+    for key, value in (
+        ("arguments", {"checkpoint_path": str(tmp_path / "evil.pt")}),
+        ("encoder", "tu-hf-hub:someone/something"),
+        ("encoder", "tu-local-dir:evil"),
+        ("architecture", "from_pretrained"),
+    ):
+        record = json.loads((FORMATS / "runs" / "cdcl-seed0" / "result.json").read_text())
+        record["config"]["model"][key] = value
+        (run / "result.json").write_text(json.dumps(record))
+        with pytest.raises(CheckpointError, match=r"is not asked for|has no model"):
+            load_run(run)
 
-    with pytest.raises(CheckpointError, match=r"48.* in the checkpoint, .*32.* in the model"):
-        load_run(copied)
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    run = Path(shutil.copytree(FORMATS / "runs" / "cdcl-seed0", tmp_path / "old"))
+    change(run, lambda record: record["config"]["model"]["arguments"].update(psp_out_channels=16))
+
+    with pytest.raises(CheckpointError, match=r"8.* in the checkpoint, .*16.* in the model"):
+        load_run(run)
+
+
+@pytest.mark.parametrize("load", [load_model, dabnn.from_pretrained])
+def test_a_run_is_a_model_like_any_other(load: Callable[[Path], nn.Module], cdcl_run: Path) -> None:
+    for source in (cdcl_run, cdcl_run / "model"):
+        model = load(source)
+
+        assert dabnn.dataset_names(model) == ("northport", "oldtown", "sunvale")
+        assert info_of(model) == dabnn.get_pretrained_cfg(source)
+
+
+def test_a_run_of_an_earlier_version_says_what_to_do() -> None:
+    with pytest.raises(CheckpointError, match=r"earlier dabnn: .*`dabnn publish .* --folder NEW_FOLDER`"):
+        dabnn.from_pretrained(FORMATS / "runs" / "cdcl-seed0")
+
+
+def test_a_model_that_does_not_know_its_data_asks_for_it(cdcl_run: Path) -> None:
+    with pytest.raises(ConfigError, match="say with --on FOLDER"):
+        evaluate_run(cdcl_run / "model")
 
 
 def test_data_with_other_classes_is_refused(cdcl_run: Path, demo_folder: Path, tmp_path: Path) -> None:

@@ -29,9 +29,10 @@ from dabnn.evaluation.inference import pad_images
 from dabnn.experiments.config import parse_config
 from dabnn.experiments.demo.toy_folders import write_folder
 from dabnn.experiments.run import run_method
-from dabnn.experiments.saved import SavedRun, evaluate_run, load_run
+from dabnn.experiments.saved import evaluate_run, load_model
 from dabnn.experiments.whole_images import same_size_batches
 from dabnn.experiments.zero_shot import evaluate_branch, evaluate_elsewhere
+from dabnn.models.stored.folder import info_of
 
 
 @pytest.fixture(scope="module")
@@ -60,33 +61,34 @@ SUNVALE = ToyStreets("sunvale", "val", size=(32, 64), length=4)
 
 def test_the_own_dataset_gives_the_own_result(saved):
     expected = evaluate_run(saved)["northport"]
-    assert evaluate_branch(load_run(saved), "northport", NORTHPORT).miou == expected.miou
+    assert evaluate_branch(load_model(saved), "northport", NORTHPORT).miou == expected.miou
 
 
 def test_other_classes_need_a_map_and_are_measured_through_it(saved):
-    run = load_run(saved)
+    model = load_model(saved)
     with pytest.raises(DataError, match="there is no label map between them"):
-        evaluate_branch(run, "northport", SUNVALE)
+        evaluate_branch(model, "northport", SUNVALE)
     target = SUNVALE.classes
     classes = {name: name if name in target else target[0] for name in NORTHPORT.classes}
     result = evaluate_branch(
-        run, "northport", SUNVALE, label_map=LabelMap(NORTHPORT.classes, target, classes)
+        model, "northport", SUNVALE, label_map=LabelMap(NORTHPORT.classes, target, classes)
     )
     assert tuple(result.iou) == target
     turned = LabelMap(NORTHPORT.classes, target[::-1], classes)
     with pytest.raises(DataError, match="is not between them"):
-        evaluate_branch(run, "northport", SUNVALE, label_map=turned)
+        evaluate_branch(model, "northport", SUNVALE, label_map=turned)
     assert result.confusion.sum() > 0
 
 
 def run_in(space: str, saved: Path, folder: Path) -> Path:
     """The training, its branches trained in a label space that dabnn ships, or so its files say."""
     shutil.copytree(saved, folder)
-    record = json.loads((folder / "result.json").read_text())
+    file = folder / "model" / "config.json"
+    record = json.loads(file.read_text())
     for entry in record["datasets"].values():
         if len(entry["classes"]) == len(load_space(space).classes):
             entry["classes"] = load_space(space).classes
-    (folder / "result.json").write_text(json.dumps(record))
+    file.write_text(json.dumps(record))
     return folder
 
 
@@ -104,7 +106,7 @@ def data_in(space: str, folder: Path) -> Path:
 
 def test_classes_that_no_class_is_mapped_to_are_named(saved, tmp_path):
     run, there = run_in("camvid", saved, tmp_path / "run"), data_in("cityscapes", tmp_path / "there")
-    measured = evaluate_elsewhere(run, "northport", there)
+    measured = evaluate_elsewhere(load_model(run), "northport", there)
     assert measured.unmatched == (
         "wall", "traffic light", "terrain", "truck", "bus", "train", "motorcycle", "bicycle"
     )  # fmt: skip
@@ -112,17 +114,17 @@ def test_classes_that_no_class_is_mapped_to_are_named(saved, tmp_path):
     assert "No class of branch 'northport' is mapped to: wall, traffic light, terrain" in note
     assert measured.result.iou["wall"] == 0
     through = load_map("camvid", "cityscapes")
-    expected = evaluate_branch(load_run(run), "northport", FolderDataset(there, "val"), label_map=through)
+    expected = evaluate_branch(load_model(run), "northport", FolderDataset(there, "val"), label_map=through)
     assert measured.result.miou == expected.miou
 
 
 def test_without_a_map_for_predictions_the_labels_are_relabelled(saved, tmp_path):
     run, there = run_in("idd_lite", saved, tmp_path / "run"), data_in("idd", tmp_path / "there")
-    measured = evaluate_elsewhere(run, "sunvale", there)
+    measured = evaluate_elsewhere(load_model(run), "sunvale", there)
     space = load_space("idd_lite")
     dataset = RelabelledDataset(FolderDataset(there, "val"), load_map("idd", "idd_lite"), space)
     assert torch.equal(
-        measured.result.confusion, evaluate_branch(load_run(run), "sunvale", dataset).confusion
+        measured.result.confusion, evaluate_branch(load_model(run), "sunvale", dataset).confusion
     )
     assert tuple(measured.result.iou) == space.classes
     assert measured.unmatched == ()
@@ -135,10 +137,10 @@ def test_relabelled_labels_that_became_void_are_named(saved, tmp_path, monkeypat
     monkeypatch.setattr("dabnn.experiments.zero_shot.list_maps", lambda: [("camvid", "idd_lite")])
     lossy = load_map("camvid", "idd_lite")
     lossy = replace(lossy, classes={**lossy.classes, "sky": None, "car": None})
-    for module in ("zero_shot", "build"):
+    for module in ("zero_shot", "build.datasets"):
         monkeypatch.setattr(f"dabnn.experiments.{module}.load_map", lambda source, target: lossy)
     run, there = run_in("idd_lite", saved, tmp_path / "run"), data_in("camvid", tmp_path / "there")
-    measured = evaluate_elsewhere(run, "sunvale", there)
+    measured = evaluate_elsewhere(load_model(run), "sunvale", there)
     assert measured.unmatched == ("vehicles", "sky")
     assert "do not count: sky, car" in measured.notes[0]
     assert "No class of the dataset is mapped to: vehicles, sky" in measured.notes[1]
@@ -146,7 +148,7 @@ def test_relabelled_labels_that_became_void_are_named(saved, tmp_path, monkeypat
 
 def test_own_classes_need_no_notes(saved, tmp_path):
     run, there = run_in("idd_lite", saved, tmp_path / "run"), data_in("idd_lite", tmp_path / "there")
-    measured = evaluate_elsewhere(run, "sunvale", there)
+    measured = evaluate_elsewhere(load_model(run), "sunvale", there)
     assert (measured.unmatched, measured.notes) == ((), ())
 
 
@@ -154,22 +156,22 @@ def test_without_any_map_those_of_the_branch_are_listed(saved, tmp_path):
     write_folder({"val": NORTHPORT}, tmp_path / "there")
     run = run_in("idd_lite", saved, tmp_path / "run")
     with pytest.raises(DataError, match=r"cityscapes to idd_lite, idd to idd_lite; .*--map"):
-        evaluate_elsewhere(run, "sunvale", tmp_path / "there")
+        evaluate_elsewhere(load_model(run), "sunvale", tmp_path / "there")
     with pytest.raises(DataError, match=r"no label space that dabnn has maps for; .*--map"):
-        evaluate_elsewhere(saved, "sunvale", tmp_path / "there")
+        evaluate_elsewhere(load_model(saved), "sunvale", tmp_path / "there")
 
 
 def test_a_label_map_of_ones_own(saved, tmp_path):
     write_folder({"val": NORTHPORT}, tmp_path / "there")
     there = FolderDataset(tmp_path / "there", "val")
-    classes = load_run(saved).datasets["sunvale"].classes
+    classes = info_of(load_model(saved)).datasets["sunvale"].classes
     file = tmp_path / "map.json"
     content = dict.fromkeys(classes, there.classes[0])
     file.write_text(json.dumps({"classes": content}))
-    measured = evaluate_elsewhere(saved, "sunvale", tmp_path / "there", label_map=file)
+    measured = evaluate_elsewhere(load_model(saved), "sunvale", tmp_path / "there", label_map=file)
     assert measured.unmatched == there.classes[1:]
     expected = evaluate_branch(
-        load_run(saved), "sunvale", there, label_map=LabelMap(classes, there.classes, content)
+        load_model(saved), "sunvale", there, label_map=LabelMap(classes, there.classes, content)
     )
     assert measured.result.miou == expected.miou
     for text, message in (
@@ -179,30 +181,26 @@ def test_a_label_map_of_ones_own(saved, tmp_path):
     ):
         file.write_text(text)
         with pytest.raises(DataError, match=re.escape(message)):
-            evaluate_elsewhere(saved, "sunvale", tmp_path / "there", label_map=file)
+            evaluate_elsewhere(load_model(saved), "sunvale", tmp_path / "there", label_map=file)
 
 
 def test_recalibration_changes_the_result_and_leaves_the_run_as_it_was(saved):
-    run = load_run(saved)
-    before = {name: value.clone() for name, value in run.model.state_dict().items()}
-    plain = evaluate_branch(run, "northport", NORTHPORT)
-    recalibrated = evaluate_branch(run, "northport", NORTHPORT, recalibrate=True)
+    model = load_model(saved)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    plain = evaluate_branch(model, "northport", NORTHPORT)
+    recalibrated = evaluate_branch(model, "northport", NORTHPORT, recalibrate=True)
     assert not torch.equal(plain.confusion, recalibrated.confusion)
-    assert all(torch.equal(value, before[name]) for name, value in run.model.state_dict().items())
-
-
-def with_batch_size(run: SavedRun, size: int) -> SavedRun:
-    return run._replace(config=replace(run.config, training=replace(run.config.training, batch_size=size)))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 def test_recalibration_sees_the_images_as_evaluation_does_at_any_size(saved):
     odd = ToyStreets("northport", "val", size=(40, 72), length=4)
-    run = with_batch_size(load_run(saved), 4)
-    recalibrated = evaluate_branch(run, "northport", odd, recalibrate=True)
+    converted = load_model(saved)
+    recalibrated = evaluate_branch(converted, "northport", odd, recalibrate=True, batch_size=4)
     # By hand: all images in one batch, padded as predict_logits pads them.
-    model = dabnn.extract_dataset(run.model, "northport")
+    model = dabnn.extract_dataset(converted, "northport")
     images = torch.cat(
-        [dabnn.preprocess(run.model, odd[k]["image"].as_subclass(torch.Tensor)) for k in range(4)]
+        [dabnn.preprocess(converted, odd[k]["image"].as_subclass(torch.Tensor)) for k in range(4)]
     )
     dabnn.recalibrate_batch_norm(model, [{"image": pad_images(images)}])
     metric = SegmentationMetric(odd.classes, odd.ignore_index)
@@ -230,11 +228,13 @@ class Video(SegmentationDataset):
 def test_recalibration_does_not_make_batches_of_neighbours(saved):
     """Those of a video, alike, would each be normalised on their own."""
     batches: list[torch.Tensor] = []
-    run = with_batch_size(load_run(saved), 8)
+    model = load_model(saved)
     with torch.nn.modules.module.register_module_forward_pre_hook(
         lambda module, args: batches.append(args[0]) if isinstance(module, smp.FPN) else None
     ):
-        evaluate_branch(run, "northport", Video(NORTHPORT, [0] * 8 + [1] * 8), recalibrate=True)
+        evaluate_branch(
+            model, "northport", Video(NORTHPORT, [0] * 8 + [1] * 8), recalibrate=True, batch_size=8
+        )
     mixed = [batch for batch in batches if len(batch) == 8]
     assert len(mixed) == 2
     assert all((batch[0] != batch).any() for batch in mixed)

@@ -85,6 +85,10 @@ class RelabelledDataset(SegmentationDataset):
         """Return the number of samples."""
         return len(self.dataset)
 
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an image, as the original says."""
+        return self.dataset.image_size(index)
+
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index`` with a mask of the new class ids."""
         sample = self.dataset[index]

@@ -14,7 +14,7 @@ import torch
 from torchvision.tv_tensors import Image, Mask
 
 from dabnn.data.base import Sample, SegmentationDataset
-from dabnn.data.images import opened, read_image
+from dabnn.data.images import opened, read_image, size_of_image
 from dabnn.data.labels.spaces import LabelSpace
 from dabnn.errors import DataError, listed
 
@@ -114,6 +114,10 @@ class PairDataset(SegmentationDataset):
                 "(width x height): store both at one size (resize label maps with nearest)."
             )
         return {"image": Image(image), "mask": Mask(mask)}
+
+    def image_size(self, index: int) -> tuple[int, int]:
+        """Return height and width of an image, from the header of its file."""
+        return size_of_image(self.pairs[index][0])
 
     @classmethod
     def not_found(cls, root: Path, problem: str) -> DataError:

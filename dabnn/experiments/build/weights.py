@@ -30,7 +30,7 @@ def load_imagenet_encoder(model: nn.Module, encoder: str) -> None:
     """
     name = encoder.removeprefix("tu-")
     of_timm = hasattr(model, "backbone") or name != encoder
-    if not of_timm or name not in timm.list_models():
+    if not of_timm or not timm.is_model(name):
         raise ConfigError(f"no ImageNet weights for encoder {encoder!r}: only for timm's, named tu-<model>")
     path = "backbone" if hasattr(model, "backbone") else "encoder.model"
     backbone = model.get_submodule(path)

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dabnn.data import ToyStreets
-from dabnn.experiments.build.datasets import build_dataset
+from dabnn.experiments.build import build_dataset
 from dabnn.experiments.comparison import OURS, Comparison
 from dabnn.experiments.config import Config, load_config, with_steps
 from dabnn.experiments.demo.toy_folders import write_folder
@@ -20,8 +20,8 @@ from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report.page import write_report
 from dabnn.experiments.report.scenes import SINGLE, write_picture
 from dabnn.experiments.results import Row, write_table
-from dabnn.experiments.run import run_folder, run_method
-from dabnn.experiments.saved import SavedRun, load_run
+from dabnn.experiments.run import Run, run_method, runs_of
+from dabnn.experiments.saved import load_model
 from dabnn.training import ProgressBar
 
 TITLE = "One network for three street-scene datasets"
@@ -75,7 +75,7 @@ def run_demo(out: Path, *, seeds: Sequence[int] = (0,), steps: int | None = None
     findings = [*comparison.findings(), _sizes(runs, seeds[0], config)]
     write_table(runs, out / "results.csv", config)
     evaluation = {name: build_dataset(config, name, train=False, data_dir=data) for name in config.datasets}
-    write_picture(out / "scenes.png", runs, seeds[0], evaluation)
+    write_picture(out / "scenes.png", config, seeds[0], runs, evaluation)
     report = out / "report.html"
     write_report(report, config, runs, comparison, evaluation, title=TITLE, findings=findings)
     _print(console, comparison, findings)
@@ -96,14 +96,13 @@ def _train(config: Config, method: str, seed: int, runs: Path, data: Path, conso
 
 def _sizes(runs: Path, seed: int, config: Config) -> str:
     """Say how many parameters all datasets need, with CDCL and with a network each."""
-    ours = load_run(run_folder(runs, OURS, seed, []))
-    single = [load_run(run_folder(runs, SINGLE, seed, [name])) for name in config.datasets]
-    together, apart = _millions([ours]), _millions(single)
+    together, apart = (_millions(runs_of(config, method, seed, runs)) for method in (OURS, SINGLE))
     return f"CDCL has {together:.2f} million parameters, the single-dataset networks {apart:.2f} in total."
 
 
-def _millions(saved: Sequence[SavedRun]) -> float:
-    return sum(parameter.numel() for run in saved for parameter in run.model.parameters()) / 1e6
+def _millions(runs: Sequence[Run]) -> float:
+    models = (load_model(run.folder) for run in runs)
+    return sum(parameter.numel() for model in models for parameter in model.parameters()) / 1e6
 
 
 def _print(console: Console, comparison: Comparison, findings: Sequence[str]) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image
 
 from dabnn.data import SegmentationDataset
+from dabnn.storage.atomic import folder_written_atomically
 
 DIGITS = 4
 
@@ -27,17 +26,15 @@ def write_folder(splits: Mapping[str, SegmentationDataset], root: Path) -> None:
     """
     if root.exists():
         return
-    unfinished = root.with_name(f".{root.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    for split, dataset in splits.items():
-        _write_split(dataset, unfinished / "images" / split, unfinished / "labels" / split)
-        content = {
-            "classes": dataset.classes,
-            "palette": dataset.palette,
-            "ignore_index": dataset.ignore_index,
-        }
-        (unfinished / "classes.json").write_text(json.dumps(content, indent=1))
-    os.replace(unfinished, root)
+    with folder_written_atomically(root, ()) as folder:
+        for split, dataset in splits.items():
+            _write_split(dataset, folder / "images" / split, folder / "labels" / split)
+            content = {
+                "classes": dataset.classes,
+                "palette": dataset.palette,
+                "ignore_index": dataset.ignore_index,
+            }
+            (folder / "classes.json").write_text(json.dumps(content, indent=1))
 
 
 def _write_split(dataset: SegmentationDataset, images: Path, labels: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import combinations, pairwise, product
 from pathlib import Path
 from statistics import fmean
@@ -16,17 +16,15 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import dabnn
+from dabnn import extract_dataset
 from dabnn.errors import ConfigError
 from dabnn.experiments.comparison import markdown
 from dabnn.experiments.config import Config
-from dabnn.experiments.paper.measure import folder_of
 from dabnn.experiments.report.figures import SVG_STYLE
 from dabnn.experiments.results import environment, write_json
-from dabnn.experiments.run import run_method
-from dabnn.experiments.saved import load_run
+from dabnn.experiments.run import Callbacks, run_method, run_with
+from dabnn.experiments.saved import load_model
 from dabnn.storage.atomic import written_atomically
-from dabnn.training import Callback
 
 FIGURE_SEEDS = (0, 1, 2)
 DEPTHS = {"low": 0.1, "middle": 0.5, "high": 0.95}
@@ -89,7 +87,7 @@ def write_figure(
     *,
     data_dir: Path | None = None,
     seeds: Iterable[int] | None = None,
-    callbacks: Callable[[], Iterable[Callback]] = tuple,
+    callbacks: Callbacks = tuple,
 ) -> Path:
     """Train single-dataset networks that are not trained yet; write ``<name>.csv``, ``.md`` and ``.svg``.
 
@@ -118,8 +116,8 @@ def write_figure(
 def _read(config: Config, seeds: Iterable[int], runs: Path) -> Values:
     values: Values = {}
     for seed, dataset in product(seeds, config.datasets):
-        saved = load_run(folder_of(config, "single", seed, dataset, runs))
-        layers = sampled_layers(dabnn.extract_dataset(saved.model, dataset))
+        model = load_model(run_with(config, "single", seed, dataset, runs).folder)
+        layers = sampled_layers(extract_dataset(model, dataset))
         for depth, (path, conv, norm) in layers.items():
             for quantity, tensor in _quantities(conv, norm).items():
                 values.setdefault((depth, path, quantity), {})[dataset, seed] = tensor

@@ -8,14 +8,14 @@ from pathlib import Path
 
 from dabnn.data import LabelMap, load_map
 from dabnn.errors import ConfigError
-from dabnn.experiments.build.datasets import build_dataset, data_directory, space_of
+from dabnn.experiments.build import build_dataset, data_directory, space_of
 from dabnn.experiments.config import Config
-from dabnn.experiments.methods import get_method
 from dabnn.experiments.paper.tables import Line
-from dabnn.experiments.results import Row, environment, read_json, read_rows, write_json
-from dabnn.experiments.run import run_folder
-from dabnn.experiments.saved import load_run
+from dabnn.experiments.results import Row, environment, read_json, write_json
+from dabnn.experiments.run import Run, run_with
+from dabnn.experiments.saved import load_model
 from dabnn.experiments.zero_shot import evaluate_branch
+from dabnn.models.stored.folder import WEIGHTS, model_folder
 from dabnn.storage.atomic import checksum
 
 MEASURED = "measured"
@@ -23,7 +23,7 @@ MEASURED = "measured"
 
 
 def measure_line(
-    config: Config, line: Line, seed: int, columns: list[str], runs: Path, data_dir: Path | None
+    config: Config, line: Line, seed: int, columns: list[str], out: Path, data_dir: Path | None
 ) -> Iterator[Row]:
     """Yield a row for each column of a line; its trainings must be finished.
 
@@ -31,22 +31,20 @@ def measure_line(
     """
     for column in columns:
         branch = _branch(config, line, column)
-        folder = folder_of(config, line.method, seed, branch, runs)
-        (own,) = (row for row in read_rows(folder) if row.dataset == branch)
-        file = measured_file(config, line, seed, column, runs)
-        miou = (
-            own.miou if file is None else _measured(config, file, branch, column, line.recalibrate, data_dir)
-        )
+        run = run_with(config, line.method, seed, branch, out)
+        (own,) = (row for row in run.rows() if row.dataset == branch)
+        file = measured_file(config, line, seed, column, out)
+        miou = own.miou if file is None else _measured(run, file, branch, column, line.recalibrate, data_dir)
         yield Row(line.key(list(config.datasets)), column, seed, own.steps, miou)
 
 
-def measured_file(config: Config, line: Line, seed: int, column: str, runs: Path) -> Path | None:
+def measured_file(config: Config, line: Line, seed: int, column: str, out: Path) -> Path | None:
     """Return the file of what a line measures on a column, if that is more than its training's own result."""
     branch = _branch(config, line, column)
     if branch == column and not line.recalibrate:
         return None
     name = f"{branch}-on-{column}" + ("-recalibrated" if line.recalibrate else "")
-    return folder_of(config, line.method, seed, branch, runs) / MEASURED / f"{name}.json"
+    return run_with(config, line.method, seed, branch, out).folder / MEASURED / f"{name}.json"
 
 
 def check_line(config: Config, line: Line, columns: list[str]) -> None:
@@ -60,13 +58,6 @@ def check_line(config: Config, line: Line, columns: list[str]) -> None:
         _between(config, _branch(config, line, column), column)
 
 
-def folder_of(config: Config, method: str, seed: int, dataset: str, runs: Path) -> Path:
-    """Return the folder of the training that has the branch of a dataset."""
-    networks = get_method(method).networks(config.datasets)
-    train = next(network.train for network in networks if dataset in network.datasets)
-    return run_folder(runs, method, seed, train)
-
-
 def _branch(config: Config, line: Line, column: str) -> str:
     if line.branch is not None:
         return list(config.datasets)[line.branch]
@@ -77,14 +68,14 @@ def _branch(config: Config, line: Line, column: str) -> str:
 
 
 def _measured(
-    config: Config, file: Path, branch: str, column: str, recalibrate: bool, data_dir: Path | None
+    run: Run, file: Path, branch: str, column: str, recalibrate: bool, data_dir: Path | None
 ) -> float:
-    folder = file.parents[1]
+    config = run.config
     entry = asdict(config.datasets[column] if column in config.datasets else config.held_out[column])
     root = data_directory(config, data_dir)
     dataset = build_dataset(config, column, train=False, data_dir=root)
     of = {
-        "weights": checksum(folder / "model.safetensors"),
+        "weights": checksum(model_folder(run.folder) / WEIGHTS),
         "split": entry,
         "data_dir": str(root.resolve()),
         "images": len(dataset),
@@ -92,11 +83,12 @@ def _measured(
     record = read_json(file)
     if record is None or record["of"] != of:
         result = evaluate_branch(
-            load_run(folder),
+            load_model(run.folder),
             branch,
             dataset,
             label_map=_between(config, branch, column),
             recalibrate=recalibrate,
+            batch_size=config.training.batch_size,
         )
         file.parent.mkdir(exist_ok=True)
         record = {"of": of, "environment": environment(), "miou": result.miou, "iou": result.iou}

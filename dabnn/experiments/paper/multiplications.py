@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import dabnn
-from dabnn.experiments.build.datasets import plain_model
+from dabnn import convert_to_dataset_aware, use_dataset
+from dabnn.experiments.build import plain_model
 from dabnn.experiments.comparison import markdown
 from dabnn.experiments.paper.tables import load_experiment
 from dabnn.experiments.report.figures import cost_plot
@@ -77,8 +77,8 @@ def _cost(
     model = build(CLASSES).eval().to("meta")
     plain = sum(multiplications(model, size) for size in sizes)
     with torch.device("meta"):
-        converted = dabnn.convert_to_dataset_aware(model, 3, num_classes=[CLASSES] * 3, **convert)
-    with dabnn.use_dataset(converted, 1):
+        converted = convert_to_dataset_aware(model, 3, num_classes=[CLASSES] * 3, **convert)
+    with use_dataset(converted, 1):
         return Cost(network, plain, sum(multiplications(converted, size) for size in sizes), paper)
 
 

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
 
 from dabnn.errors import ConfigError, DataError
-from dabnn.experiments.build.datasets import build_dataset, data_directory
+from dabnn.experiments.build import build_dataset, data_directory
 from dabnn.experiments.comparison import OURS
 from dabnn.experiments.config import Config
 from dabnn.experiments.paper.distributions import FIGURE_SEEDS, write_figure
-from dabnn.experiments.paper.measure import check_line, folder_of, measure_line, measured_file
+from dabnn.experiments.paper.measure import check_line, measure_line, measured_file
 from dabnn.experiments.paper.multiplications import write_costs
-from dabnn.experiments.paper.plan import Training, plan_trainings
 from dabnn.experiments.paper.rendering import beside_paper, compare
 from dabnn.experiments.paper.tables import SCALES, Table, find_tables, load_experiment, load_tables
 from dabnn.experiments.report.figures import bar_plot
 from dabnn.experiments.results import Row, read_json, write_rows
-from dabnn.experiments.run import run_method
-from dabnn.training import Callback
+from dabnn.experiments.run import Callbacks, Run, run_method, run_with, runs_of
+from dabnn.experiments.saved import RESULT
 
 COSTS, FIGURE = "table5", "figure3"
 
@@ -34,7 +33,7 @@ def reproduce(
     seeds: Iterable[int] | None = None,
     methods: Collection[str] = (),
     config: Config | None = None,
-    callbacks: Callable[[], Iterable[Callback]] = tuple,
+    callbacks: Callbacks = tuple,
 ) -> list[Path]:
     """Train every network of a table that is not trained yet; write ``<name>.csv``, ``.md`` and ``.svg``.
 
@@ -90,21 +89,32 @@ def plan(
     seeds: Iterable[int] | None = None,
     methods: Collection[str] = (),
     config: Config | None = None,
-) -> list[Training]:
-    """Return the trainings that `reproduce` makes or finds, in its order; see there for the arguments."""
+) -> list[Run]:
+    """Return the runs that `reproduce` makes or finds, in its order; see there for the arguments."""
     tables = _find(name, methods)
     if name == COSTS:
         return []
     if name == FIGURE:
         config = config or load_experiment("three_sets", scale)
-        return plan_trainings(config, ["single"], seeds or FIGURE_SEEDS, out / scale / config.name)
-    found: dict[Path, Training] = {}
+        return _needed(config, ["single"], seeds or FIGURE_SEEDS, out / scale / config.name)
+    found: dict[Path, Run] = {}
     for table in tables.values():
         chosen = config or load_experiment(table.experiment, scale)
         names = [line.method for line in table.lines]
-        trainings = plan_trainings(chosen, names, seeds or table.seeds, out / scale / chosen.name)
-        found |= {training.folder: training for training in trainings}
+        runs = _needed(chosen, names, seeds or table.seeds, out / scale / chosen.name)
+        found |= {run.folder: run for run in runs}
     return list(found.values())
+
+
+def _needed(config: Config, methods: Iterable[str], seeds: Iterable[int], out: Path) -> list[Run]:
+    """Return the runs of methods and seeds in the order in which they are made, each once."""
+    needed: dict[Path, Run] = {}
+    for seed, method in product(seeds, list(methods)):
+        for run in runs_of(config, method, seed, out):
+            for each in (run.start, run):
+                if each is not None:
+                    needed.setdefault(each.folder, each)
+    return list(needed.values())
 
 
 def titles() -> dict[str, str]:
@@ -137,7 +147,7 @@ def _reproduce(
     out: Path,
     data_dir: Path | None,
     seeds: tuple[int, ...],
-    callbacks: Callable[[], Iterable[Callback]],
+    callbacks: Callbacks,
 ) -> Path:
     columns = table.measured(config)
     _check_data(config, columns, data_directory(config, data_dir))
@@ -162,7 +172,7 @@ def _environments(
     """Return the environments of all trainings of a table, and of what was measured with them since."""
     lines = list(product(table.lines, seeds))
     files = {
-        folder_of(config, line.method, seed, name, runs) / "result.json"
+        run_with(config, line.method, seed, name, runs).folder / RESULT
         for line, seed in lines
         for name in config.datasets
     }

@@ -16,7 +16,7 @@ from dabnn.experiments.config import Config
 from dabnn.experiments.methods import METHODS
 from dabnn.experiments.report.figures import COLORS, SMOOTHING, loss_plot, png, read_losses
 from dabnn.experiments.report.scenes import SINGLE, Scene, pick_scenes
-from dabnn.experiments.run import run_folder
+from dabnn.experiments.run import run_with
 
 SCENES = 3
 """Number of scenes that are shown of each dataset."""
@@ -45,7 +45,9 @@ def write_report(
     """
     header, methods, gains = comparison.table()
     seed = comparison.seeds[0]
-    scenes = {name: pick_scenes(runs, seed, name, dataset, SCENES) for name, dataset in evaluation.items()}
+    scenes = {
+        name: pick_scenes(config, seed, runs, name, dataset, SCENES) for name, dataset in evaluation.items()
+    }
     page = Template((files("dabnn.experiments.report") / "report.html").read_text(encoding="utf-8"))
     text = page.substitute(
         title=escape(title),
@@ -55,11 +57,11 @@ def write_report(
         methods="".join(_line(line, "td") for line in methods),
         gains="".join(_line(line, "td") for line in gains),
         table_note=escape(_table_note(comparison)),
-        curves=_curves(runs, comparison, seed),
+        curves=_curves(config, runs, comparison, seed),
         curves_note=f"Networks of seed {seed}; each point is the mean of {SMOOTHING} logged batches.",
         scenes_note=f"Evaluation scenes at even distances, not chosen by result; networks of seed {seed}.",
         scenes="".join(_section(name, evaluation[name], scenes[name]) for name in scenes),
-        made=escape(_made(run_folder(runs, OURS, seed, list(config.datasets)))),
+        made=escape(_made(run_with(config, OURS, seed, next(iter(config.datasets)), runs).folder)),
     )
     path.write_text(text, encoding="utf-8")
 
@@ -88,11 +90,13 @@ def _made(folder: Path) -> str:
     return ", ".join(f"{name} {value}" for name, value in environment.items())
 
 
-def _curves(runs: Path, comparison: Comparison, seed: int) -> str:
+def _curves(config: Config, runs: Path, comparison: Comparison, seed: int) -> str:
     colors = dict(zip(comparison.methods, COLORS, strict=False))
     plots = ""
     for name in comparison.datasets:
-        folders = {color: run_folder(runs, method, seed, [name]) for method, color in colors.items()}
+        folders = {
+            color: run_with(config, method, seed, name, runs).folder for method, color in colors.items()
+        }
         lines = {color: read_losses(folder / "metrics.csv", name) for color, folder in folders.items()}
         plots += f'<img src="{loss_plot(name, lines)}" alt="Training loss on {escape(name)}">'
     legend = _legend((METHODS[method].title, color) for method, color in colors.items())

@@ -8,13 +8,15 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from dabnn.data import SegmentationDataset
 from dabnn.deploy.overlay import Pixels, colorize
 from dabnn.deploy.predict import segment
 from dabnn.experiments.comparison import OURS
-from dabnn.experiments.run import run_folder
-from dabnn.experiments.saved import SavedRun, load_run
+from dabnn.experiments.config import Config
+from dabnn.experiments.run import run_with
+from dabnn.experiments.saved import load_model
 
 SINGLE = "single"
 
@@ -28,30 +30,36 @@ class Scene(NamedTuple):
     ours: Pixels
 
 
-def pick_scenes(runs: Path, seed: int, name: str, dataset: SegmentationDataset, count: int) -> list[Scene]:
+def pick_scenes(
+    config: Config, seed: int, out: Path, name: str, dataset: SegmentationDataset, count: int
+) -> list[Scene]:
     """Return scenes at even distances in a dataset, segmented by its own network and by CDCL.
 
     Args:
-        runs: Folder of the finished trainings.
+        config: The experiment.
         seed: Whose trainings to use.
+        out: Folder of the experiment's finished runs.
         name: The dataset's name in the experiment.
         dataset: Its evaluation split.
         count: Number of scenes; fewer if the dataset has fewer.
     """
-    single, ours = (load_run(run_folder(runs, method, seed, [name])) for method in (SINGLE, OURS))
+    single, ours = (load_model(run_with(config, method, seed, name, out).folder) for method in (SINGLE, OURS))
     step = max(1, len(dataset) // count)
     indices = range(step // 2, len(dataset), step)[:count]
     return [_scene(dataset, index, name, (single, ours)) for index in indices]
 
 
-def write_picture(path: Path, runs: Path, seed: int, evaluation: Mapping[str, SegmentationDataset]) -> None:
+def write_picture(
+    path: Path, config: Config, seed: int, out: Path, evaluation: Mapping[str, SegmentationDataset]
+) -> None:
     """Write a PNG with a line per dataset: an evaluation image, its truth and what CDCL says."""
-    scenes = [pick_scenes(runs, seed, name, dataset, 1)[0] for name, dataset in evaluation.items()]
+    scenes = [pick_scenes(config, seed, out, name, dataset, 1)[0] for name, dataset in evaluation.items()]
     Image.fromarray(grid([[scene.image, scene.truth, scene.ours] for scene in scenes], zoom=3)).save(path)
 
 
-def grid(rows: list[list[Pixels]], *, zoom: int = 1, gap: int = 6) -> Pixels:
+def grid(rows: list[list[Pixels]], *, zoom: int = 1) -> Pixels:
     """Lay pictures of one size out in rows and columns on white, each enlarged ``zoom`` times."""
+    gap = 6
     height, width = (zoom * side for side in rows[0][0].shape[:2])
     shape = (len(rows) * (height + gap) - gap, len(rows[0]) * (width + gap) - gap, 3)
     canvas = np.full(shape, 255, dtype=np.uint8)
@@ -61,8 +69,10 @@ def grid(rows: list[list[Pixels]], *, zoom: int = 1, gap: int = 6) -> Pixels:
     return canvas
 
 
-def _scene(dataset: SegmentationDataset, index: int, name: str, networks: tuple[SavedRun, SavedRun]) -> Scene:
+def _scene(
+    dataset: SegmentationDataset, index: int, name: str, networks: tuple[nn.Module, nn.Module]
+) -> Scene:
     sample = dataset[index]
     image: Pixels = sample["image"].permute(1, 2, 0).numpy()
-    ids = [sample["mask"].numpy(), *(segment(network.model, image, name) for network in networks)]
+    ids = [sample["mask"].numpy(), *(segment(network, image, name) for network in networks)]
     return Scene(image, *(colorize(picture, dataset.palette) for picture in ids))

@@ -27,9 +27,10 @@ def from_pretrained(
     """Return a pretrained model in eval mode, on the CPU.
 
     Args:
-        name: A name or alias of `dabnn.list_models`; a folder of `dabnn.save_pretrained`; or a repository
-            of the Hugging Face Hub as ``org/name``, ``org/name@revision`` or ``hf-hub:org/name``. What was
-            downloaded before is not downloaded again, and is found without a network.
+        name: A name or alias of `dabnn.list_models`; a folder of `dabnn.save_pretrained`, or of a finished
+            ``dabnn train``; or a repository of the Hugging Face Hub as ``org/name``, ``org/name@revision``
+            or ``hf-hub:org/name``. What was downloaded before is not downloaded again, and is found without
+            a network.
         dataset: Return the plain model of this dataset, as `dabnn.extract_dataset` does.
         dataset_names: Have these datasets instead. One that the model knows, with the same number of classes,
             stays as it is; the norms of others start as the average over all, their classifiers anew.

@@ -12,7 +12,7 @@ from dabnn._version import __version__
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.models import registry
 from dabnn.models.hub.errors import readable_errors
-from dabnn.models.stored.folder import CONFIG, WEIGHTS, is_whole, lacking
+from dabnn.models.stored.folder import CONFIG, WEIGHTS, is_whole, lacking, model_folder
 from dabnn.storage.atomic import standing
 
 PREFIX = "hf-hub:"
@@ -25,7 +25,7 @@ def locate(name: str, files_needed: Sequence[str] = (CONFIG, WEIGHTS)) -> Path:
     entry = registry.find_entry(name)
     folder = standing(Path(name))
     if entry is None and folder.is_dir():
-        return folder
+        return model_folder(folder)
     if entry is not None and entry.folder is not None:
         return Path(str(files("dabnn"))) / entry.folder
     repo = entry.repo if entry is not None else name.removeprefix(PREFIX)

@@ -26,6 +26,8 @@ from dabnn.storage.tensors import read_safetensors
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 PARTS = (CONFIG, WEIGHTS, "README.md", "LICENSE", "branches")
 """What the folder of a model consists of: two files, and what is added for publishing it."""
+MODEL = "model"
+"""Folder of the model in that of a finished training."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -151,6 +153,12 @@ def is_pretrained(path: Path) -> bool:
     return isinstance(content, dict) and content.get("library") == "dabnn"
 
 
+def model_folder(path: Path) -> Path:
+    """Return the folder of a model: the one given, or the one in the folder of a finished training."""
+    inside = path / MODEL
+    return inside if not is_pretrained(path) and is_pretrained(inside) else path
+
+
 def is_half(path: Path) -> bool:
     """Return whether the parameters in a folder of `save_pretrained` are half precision."""
     return any(tensor.dtype == torch.half for tensor in read_safetensors(path / WEIGHTS).values())
@@ -225,7 +233,12 @@ def lacking(where: str | Path, name: str, found: Collection[str]) -> CheckpointE
             "safetensors"
         )
     elif "result.json" in found:
-        hint = f"; it is a training run: make a model of it with `dabnn publish {where} --folder NEW_FOLDER`"
+        hint = (
+            "; it is a training of an earlier dabnn: make a model of it with "
+            f"`dabnn publish {where} --folder NEW_FOLDER`"
+        )
+    elif "experiment.json" in found:
+        hint = "; it is a training that is not finished: run it to its end first"
     return CheckpointError(
         f"{where} holds no model of dabnn: {name} is missing, there is {listed(found) or 'nothing'}{hint}"
     )

@@ -64,7 +64,7 @@ class Source:
 
     def _factory(self) -> Any:
         if self.library == "timm":
-            if self.name not in timm.list_models():
+            if not _is_timm(self.name):
                 raise ConfigError(f"the installed timm has no model {self.name!r}")
             return partial(timm.create_model, self.name, pretrained=False)
         module = import_module("dabnn.models" if self.library == "dabnn" else self.library)
@@ -91,9 +91,14 @@ class Source:
             raise ConfigError(f"{self.library} is not asked for {self.name!r} with {', '.join(refused)}")
 
 
+def _is_timm(name: str) -> bool:
+    """Return whether timm has an architecture of that name; a tag after a dot would name weights."""
+    return "." not in name and bool(timm.is_model(name))
+
+
 def _is_known(backbone: str, library: str) -> bool:
     if library == "dabnn" or backbone.startswith("tu-"):
-        return backbone.removeprefix("tu-") in timm.list_models()
+        return _is_timm(backbone.removeprefix("tu-"))
     from segmentation_models_pytorch.encoders import encoders
 
     return backbone in encoders

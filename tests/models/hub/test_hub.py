@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import dabnn
-from dabnn.cli.app import app
+from dabnn.cli import app
 from dabnn.errors import CheckpointError, HubError
 from dabnn.models import DatasetInfo, ModelInfo, registry
 from dabnn.models.hub.publish import write_folder

@@ -1,0 +1,5 @@
+"""``python -m dabnn.cli``."""
+
+from dabnn.cli import app
+
+app()
