@@ -99,7 +99,9 @@ def choose_branch(branch: str | None, names: Sequence[str], option: str) -> str:
         return names[0]
     if branch is None or branch not in names:
         wrong = "" if branch is None else f", not {branch!r}"
-        raise ConfigError(f"the model has branches for {list(names)}{wrong}; say which to use with {option}")
+        raise ConfigError(
+            f"the model has branches for {list(names)}{wrong}; say which one to use with {option}"
+        )
     return branch
 
 

@@ -183,7 +183,8 @@ def test_evaluate_writes_tables_and_what_they_were_made_with(project, tmp_path):
 def test_notes_of_label_maps_are_printed_and_written(project, tmp_path):
     folder = shutil.copytree(project / "runs" / "tiny" / "single-seed0" / "northport", tmp_path / "run")
     there = shutil.copytree(project / "data" / "sunvale", tmp_path / "there")
-    for file, space in ((folder / "result.json", "camvid"), (there / "classes.json", "cityscapes")):
+    config = folder / "model" / "config.json"
+    for file, space in ((config, "camvid"), (there / "classes.json", "cityscapes")):
         content = json.loads(file.read_text())
         entry = content.get("datasets", {"northport": content})["northport"]
         entry |= {"classes": load_space(space).classes, "palette": load_space(space).palette}
@@ -312,8 +313,48 @@ def test_export_writes_a_file_that_computes_the_same(project, tmp_path):
     assert network(torch.randn(3, 3, 32, 64)).shape == (3, len(ToyStreets("sunvale").classes), 32, 64)
     for file, dataset, message in (
         ("net.tflite", "sunvale", "must end in"),
-        ("net.pt2", "x", "no dataset 'x'"),
+        ("net.pt2", "x", "unknown dataset 'x'"),
     ):
         result = run("export", folder, tmp_path / file, "--dataset", dataset)
         assert result.exit_code == 1
         assert message in result.output
+
+
+@pytest.mark.parametrize("kind", ["run", "folder"])
+def test_every_command_takes_a_run_and_a_folder_alike(project, tmp_path, kind):
+    run_folder = project / "runs" / "tiny" / "cdcl-seed0"
+    source = run_folder if kind == "run" else run_folder / "model"
+    there = project / "data" / "sunvale"
+    photo = next((there / "images" / "val").iterdir())
+    for arguments in (
+        ("evaluate", source, "--on", there, "--branch", "sunvale"),
+        ("predict", photo, "--model", source, "--dataset", "sunvale", "--out", tmp_path / "pictures"),
+        ("export", source, tmp_path / "net.pt2", "--dataset", "sunvale", "--height", 32, "--width", 64),
+        ("publish", source, "--folder", tmp_path / "published"),
+    ):
+        result = run(*arguments)
+        assert result.exit_code == 0, result.output
+    assert {file.name for file in (tmp_path / "published").iterdir()} == {
+        "README.md",
+        "branches",
+        "config.json",
+        "model.safetensors",
+    }
+
+
+def test_a_name_of_the_zoo_is_measured_and_exported(tmp_path):
+    there = tmp_path / "there"
+    write_folder({"val": ToyStreets("sunvale", "val", size=(32, 64), length=1)}, there)
+    space = load_space("camvid")
+    content = {"classes": space.classes, "palette": space.palette, "ignore_index": 255}
+    (there / "classes.json").write_text(json.dumps(content))
+    name = "cdcl-pspnet-lite0"
+
+    measured = run("evaluate", name, "--on", there, "--branch", "camvid")
+    exported = run("export", name, tmp_path / "net.pt2", "--dataset", "camvid", "--height", 64, "--width", 64)
+    own = run("evaluate", name)
+
+    assert "mean IoU" in measured.output, measured.output
+    assert exported.exit_code == 0, exported.output
+    assert own.exit_code == 1
+    assert "say with --on FOLDER what to measure it on" in own.output

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import dabnn
 from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
+from dabnn.deploy import predict
 from dabnn.deploy.predict import Ids, _values, predict_images, segment
 from dabnn.errors import ConfigError, DataError
 from dabnn.evaluation import predict_logits
@@ -143,8 +144,10 @@ def test_the_branch_is_guessed_at_the_mean_height_of_the_training_images(
     cdcl_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[tuple[int, ...]] = []
-    guess = dabnn.guess_dataset
-    monkeypatch.setattr(dabnn, "guess_dataset", lambda m, x: seen.append(tuple(x.shape[-2:])) or guess(m, x))
+    guess = predict.guess_dataset
+    monkeypatch.setattr(
+        predict, "guess_dataset", lambda m, x: seen.append(tuple(x.shape[-2:])) or guess(m, x)
+    )
     large = save(tmp_path / "large.png", (1024, 512))
     predict_images(load_model(cdcl_run), [large], tmp_path / "out")
     predict_images(load_model(cdcl_run), [large], tmp_path / "out", full_size=True)

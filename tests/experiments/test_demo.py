@@ -74,7 +74,7 @@ def test_all_scenes_are_written_without_loss(tmp_path: Path) -> None:
 
 def test_an_interrupted_drawing_starts_over(tmp_path: Path) -> None:
     scenes = ToyStreets("oldtown", "train", length=2)
-    (tmp_path / ".oldtown.unfinished" / "images").mkdir(parents=True)
+    (tmp_path / ".oldtown.tmp" / "images").mkdir(parents=True)
 
     write_folder({"train": scenes}, tmp_path / "oldtown")
 

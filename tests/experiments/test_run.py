@@ -18,6 +18,7 @@ import dabnn
 from dabnn.data import FolderDataset, ToyStreets
 from dabnn.errors import CheckpointError, ConfigError
 from dabnn.experiments import run
+from dabnn.experiments.build import build_training_split
 from dabnn.experiments.config import Config, parse_config, to_dict, with_steps
 from dabnn.experiments.demo.toy_folders import write_folder
 from dabnn.experiments.methods import METHODS, get_method
@@ -144,7 +145,7 @@ def test_label_remapping_with_a_map_of_ones_own(data_dir, tmp_path, monkeypatch)
     (data_dir / "map.json").write_text(json.dumps({"classes": dict.fromkeys(north.classes, sun.classes[1])}))
     data = to_dict(CONFIG)
     data["datasets"]["sunvale"]["maps"] = {"northport": "map.json"}
-    mixed = run._training_split(parse_config(data), "sunvale", ("northport",), data_dir)
+    mixed = build_training_split(parse_config(data), "sunvale", ("northport",), data_dir)
     assert (len(mixed), mixed.classes) == (len(north) + len(sun), sun.classes)
     assert set(mixed[len(sun)]["mask"].unique().tolist()) <= {1, 255}
 
@@ -162,7 +163,7 @@ def test_label_remapping_mixes_the_other_datasets_in(data_root, tmp_path):
     assert [row.dataset for row in run_method(config, "remap", 0, tmp_path, data_dir=data_root)] == list(
         datasets
     )
-    joined = run._training_split(config, "camvid", ["cityscapes"], data_root)
+    joined = build_training_split(config, "camvid", ["cityscapes"], data_root)
     assert (joined.name, len(joined), len(joined.classes)) == ("camvid", 3, 11)
     assert set(joined[2]["mask"].unique().tolist()) <= {*range(11), 255}
 
@@ -176,7 +177,7 @@ def test_transfer_takes_two_datasets():
 
 def test_finished_runs_are_not_repeated(data_dir, tmp_path, monkeypatch):
     rows = run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir)
-    monkeypatch.setattr(run, "_train", lambda *arguments: pytest.fail("trained again"))
+    monkeypatch.setattr(run, "build_trainer", lambda *arguments: pytest.fail("trained again"))
     assert run_method(CONFIG, "cdcl", 0, tmp_path, data_dir=data_dir) == rows
 
 

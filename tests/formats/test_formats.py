@@ -18,6 +18,7 @@ from dabnn.errors import DabnnWarning
 from dabnn.experiments.build import datasets as build
 from dabnn.experiments.run import run_method
 from dabnn.experiments.saved import load_run
+from dabnn.models.stored.folder import info_of
 
 FIRST = Path(__file__).parent / "first"
 
@@ -72,7 +73,7 @@ def test_a_finished_run_loads_with_its_weights_and_is_not_repeated(tmp_path: Pat
 
     assert_stored(saved.model, FIRST / "runs" / "cdcl-seed0" / "model.safetensors")
     assert {row.dataset: f"{row.miou:.2f}" for row in rows} == {
-        name: f"{known.metrics['miou']:.2f}" for name, known in saved.datasets.items()
+        name: f"{known.metrics['miou']:.2f}" for name, known in info_of(saved.model).datasets.items()
     }
     assert {file: file.read_bytes() for file in runs.rglob("*") if file.is_file()} == before
 

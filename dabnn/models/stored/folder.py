@@ -207,6 +207,8 @@ def is_whole(path: Path) -> bool:
 
 def read_config(path: Path) -> ModelInfo:
     """Return what a folder says of its model."""
+    if not is_pretrained(path) and (path / "result.json").exists():
+        raise lacking(path, CONFIG, ["result.json"])
     try:
         text = (path / CONFIG).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -225,6 +227,11 @@ def lacking(where: str | Path, name: str, found: Collection[str]) -> CheckpointE
         found: The files that are there.
     """
     found = sorted(found)
+    if "result.json" in found:
+        return CheckpointError(
+            f"{where} is a training of an earlier dabnn: make a model of it with "
+            f"`dabnn publish {where} --folder NEW_FOLDER`"
+        )
     pickles = [file for file in found if file.endswith(PICKLES)]
     hint = ""
     if pickles and WEIGHTS not in found:
@@ -232,13 +239,8 @@ def lacking(where: str | Path, name: str, found: Collection[str]) -> CheckpointE
             f"; {listed(pickles)} may run code when loaded, and dabnn does not read it: ask for weights as "
             "safetensors"
         )
-    elif "result.json" in found:
-        hint = (
-            "; it is a training of an earlier dabnn: make a model of it with "
-            f"`dabnn publish {where} --folder NEW_FOLDER`"
-        )
     elif "experiment.json" in found:
-        hint = "; it is a training that is not finished: run it to its end first"
+        hint = "; it is a training that is not finished: start the same training again"
     return CheckpointError(
         f"{where} holds no model of dabnn: {name} is missing, there is {listed(found) or 'nothing'}{hint}"
     )
