@@ -1,4 +1,4 @@
-"""What a batch is: a pair of inputs and target, or a mapping with "image" and "mask"."""
+"""What goes into a model and comes out: batches are pairs or mappings, outputs logits or mappings of them."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def target_of(batch: Batch) -> Any:
         DataError: If the batch is neither a pair nor a mapping with "mask".
     """
     return _member(batch, 1, "mask")
+
+
+def logits_of(output: Any) -> Any:
+    """Return the main output of a model: that under "out" of a mapping, the first of a sequence, or itself.
+
+    Mappings are torchvision's, with an auxiliary output under "aux"; sequences start with the main output.
+    """
+    if isinstance(output, Mapping):
+        return output.get("out", output)
+    return output[0] if isinstance(output, tuple | list) and output else output
 
 
 def _member(batch: Batch, position: int, key: str) -> Any:

@@ -16,7 +16,8 @@ from dabnn.errors import DabnnWarning, NoActiveDatasetError, NotDatasetAwareErro
 
 SELECTION_ATTRIBUTE = "dataset_selection"
 
-Dataset = int | str
+DatasetKey = int | str
+"""A dataset of a model, by name or by index."""
 
 
 class DatasetSelection:
@@ -87,7 +88,7 @@ class DatasetSelection:
             raise ValueError(f"{len(self)} datasets need as many names, got {list(names)}")
         self.names = DatasetSelection(names).names
 
-    def index(self, dataset: Dataset) -> int:
+    def index(self, dataset: DatasetKey) -> int:
         """Return the branch index of a dataset given by name or (non-negative) index.
 
         Raises:
@@ -115,7 +116,7 @@ class DatasetSelection:
             )
         return self.active
 
-    def warn_about_recompilation(self) -> None:
+    def _warn_about_recompilation(self) -> None:
         """Warn once if `torch.compile` keeps fewer graphs than there are datasets.
 
         Every dataset is a graph of its own. Called by the switches while a graph is traced; results are
@@ -137,7 +138,7 @@ class DatasetSelection:
 
     # What torch.compiler.assume_constant_result sets, without its slow import of torch._dynamo: the method
     # runs while a graph is traced and leaves nothing in it.
-    warn_about_recompilation._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    _warn_about_recompilation._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def unwrap(model: nn.Module) -> nn.Module:
@@ -184,7 +185,7 @@ def find_selection(model: nn.Module) -> DatasetSelection:
 
 
 @contextmanager
-def use_dataset(model: nn.Module, dataset: Dataset) -> Iterator[None]:
+def use_dataset(model: nn.Module, dataset: DatasetKey) -> Iterator[None]:
     """Select a dataset inside a ``with`` block, then restore what was selected before.
 
     Blocks nest, and the previous selection is restored when an exception leaves the block. Only the
@@ -218,7 +219,7 @@ def use_dataset(model: nn.Module, dataset: Dataset) -> Iterator[None]:
         selection.active = previous
 
 
-def set_dataset(model: nn.Module, dataset: Dataset | None) -> None:
+def set_dataset(model: nn.Module, dataset: DatasetKey | None) -> None:
     """Select a dataset until further notice; None deselects, so that a forward raises again.
 
     Prefer `use_dataset`. With activation checkpointing the backward pass runs the forward again under

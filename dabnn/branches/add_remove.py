@@ -12,7 +12,7 @@ from dabnn.conversion.classifiers import LINEAR, HeadFactory, check_classifier, 
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.layers.surgery import copy_without_hooks, memo_outside
 from dabnn.layers.switch import named_switches
-from dabnn.selection import Dataset, DatasetSelection, find_selection, unwrap
+from dabnn.selection import DatasetKey, DatasetSelection, find_selection, unwrap
 
 
 def add_dataset(
@@ -20,7 +20,7 @@ def add_dataset(
     name: str,
     *,
     num_classes: int | None = None,
-    init_from: Dataset | Sequence[Dataset] | None = None,
+    init_from: DatasetKey | Sequence[DatasetKey] | None = None,
     head_factory: HeadFactory | None = None,
 ) -> None:
     """Give every switch of a model, in place, one more branch.
@@ -65,7 +65,7 @@ def add_dataset(
     selection.add(name)
 
 
-def remove_dataset(model: nn.Module, dataset: Dataset) -> None:
+def remove_dataset(model: nn.Module, dataset: DatasetKey) -> None:
     """Take the branches of one dataset out of a model, in place; the other branches move up.
 
     Build optimizers anew afterwards. If the dataset was active, none is.
@@ -90,7 +90,7 @@ def remove_dataset(model: nn.Module, dataset: Dataset) -> None:
     selection.remove(index)
 
 
-def _sources(selection: DatasetSelection, init_from: Dataset | Sequence[Dataset] | None) -> list[int]:
+def _sources(selection: DatasetSelection, init_from: DatasetKey | Sequence[DatasetKey] | None) -> list[int]:
     if init_from is None:
         return list(range(len(selection)))
     chosen = [init_from] if isinstance(init_from, int | str) else list(init_from)

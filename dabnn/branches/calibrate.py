@@ -16,7 +16,7 @@ from dabnn.batch import inputs_of
 from dabnn.errors import DataError, NoBatchNormFoundError
 from dabnn.layers.surgery import device_of, eval_mode, statistics_of
 from dabnn.layers.switch import named_switches
-from dabnn.selection import Dataset, find_selection, unwrap, use_dataset
+from dabnn.selection import DatasetKey, find_selection, unwrap, use_dataset
 
 
 @dataclass
@@ -42,7 +42,11 @@ class Moments:
 
 
 def recalibrate_batch_norm(
-    model: nn.Module, loader: Iterable[Any], *, dataset: Dataset | None = None, max_batches: int | None = None
+    model: nn.Module,
+    loader: Iterable[Any],
+    *,
+    dataset: DatasetKey | None = None,
+    max_batches: int | None = None,
 ) -> None:
     """Set the running statistics of one dataset's norms to the true averages over a loader, in place.
 
@@ -113,7 +117,7 @@ def sync_batch_norm_buffers(model: nn.Module) -> None:
         own_variance.copy_(square - mean.square())
 
 
-def _norms(model: nn.Module, dataset: Dataset | None) -> list[_BatchNorm]:
+def _norms(model: nn.Module, dataset: DatasetKey | None) -> list[_BatchNorm]:
     roots: list[nn.Module] = [model]
     if dataset is None and any(named_switches(unwrap(model))):
         raise ValueError("say with dataset= whose norms to recalibrate: this model is dataset-aware")
@@ -138,7 +142,7 @@ def _collecting(norms: list[_BatchNorm], moments: list[Moments]) -> Iterator[Non
             handle.remove()
 
 
-def _forward(model: nn.Module, inputs: Any, dataset: Dataset | None) -> None:
+def _forward(model: nn.Module, inputs: Any, dataset: DatasetKey | None) -> None:
     if dataset is None:
         model(inputs)
         return

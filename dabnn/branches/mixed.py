@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from dabnn.errors import DataError
-from dabnn.selection import Dataset, find_selection, use_dataset
+from dabnn.selection import DatasetKey, find_selection, use_dataset
 
 
 def forward_mixed(
-    model: nn.Module, images: Tensor, ids: Sequence[Dataset] | Tensor
+    model: nn.Module, images: Tensor, ids: Sequence[DatasetKey] | Tensor
 ) -> dict[str, tuple[Tensor, Any]]:
     """Forward the images of each dataset under its own branch: one plain forward per dataset present.
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import nn
 
 from dabnn.layers.switch import named_switches
-from dabnn.selection import Dataset, find_selection
+from dabnn.selection import DatasetKey, find_selection
 
 
 def shared_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
@@ -23,7 +23,7 @@ def shared_parameters(model: nn.Module) -> Iterator[nn.Parameter]:
     return (p for p in model.parameters() if id(p) not in private)
 
 
-def branch_parameters(model: nn.Module, dataset: Dataset) -> Iterator[nn.Parameter]:
+def branch_parameters(model: nn.Module, dataset: DatasetKey) -> Iterator[nn.Parameter]:
     """Yield the parameters of one dataset: its norms' and its classifier's.
 
     Raises:

@@ -18,7 +18,7 @@ from dabnn.conversion.classifiers import check_classifier
 from dabnn.errors import CheckpointError
 from dabnn.layers import DatasetAwareHead
 from dabnn.layers.switch import named_switches
-from dabnn.selection import Dataset, find_selection, unwrap
+from dabnn.selection import DatasetKey, find_selection, unwrap
 from dabnn.storage.atomic import checksum, folder_written_atomically, standing
 from dabnn.storage.formats import check_format
 
@@ -26,7 +26,7 @@ FORMAT = 1
 WEIGHTS, HEADER = "branch.safetensors", "branch.json"
 
 
-def save_dataset(model: nn.Module, dataset: Dataset, path: str | Path) -> None:
+def save_dataset(model: nn.Module, dataset: DatasetKey, path: str | Path) -> None:
     """Write the branch of one dataset to a folder; the model is not changed.
 
     Args:

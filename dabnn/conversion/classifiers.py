@@ -9,7 +9,7 @@ from torch import nn
 from dabnn.errors import ClassifierNotFoundError
 from dabnn.layers import DatasetAwareHead
 from dabnn.layers.surgery import copy_without_hooks
-from dabnn.selection import Dataset, find_selection
+from dabnn.selection import DatasetKey, find_selection
 
 LINEAR = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 """The layers that give classes."""
@@ -29,7 +29,7 @@ def width_of(layer: nn.Module) -> int:
     return width
 
 
-def head_width(model: nn.Module, dataset: Dataset) -> int | None:
+def head_width(model: nn.Module, dataset: DatasetKey) -> int | None:
     """Return the number of classes of a dataset's own classifier; None when it is shared or unknown."""
     index = find_selection(model).index(dataset)
     heads = [module.branches[index] for module in model.modules() if isinstance(module, DatasetAwareHead)]

@@ -15,10 +15,10 @@ from dabnn.conversion.libraries import allow_plain_saving, set_num_classes
 from dabnn.layers import DatasetAwareBlock, DatasetAwareHead, DatasetSwitch
 from dabnn.layers.surgery import move_hooks, replace_modules
 from dabnn.layers.switch import named_switches
-from dabnn.selection import SELECTION_ATTRIBUTE, Dataset, find_selection, unwrap
+from dabnn.selection import SELECTION_ATTRIBUTE, DatasetKey, find_selection, unwrap
 
 
-def extract_dataset(model: nn.Module, dataset: Dataset, *, copy: bool = True) -> nn.Module:
+def extract_dataset(model: nn.Module, dataset: DatasetKey, *, copy: bool = True) -> nn.Module:
     """Return the plain model of one dataset: the original class, with no dabnn module left in it.
 
     Its state-dict keys are those of the model before conversion, so the original library saves, loads,

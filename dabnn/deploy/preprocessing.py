@@ -16,10 +16,10 @@ from dabnn.data.images import read_image, rgb_pixels
 from dabnn.errors import ConfigError, DataError
 from dabnn.layers.surgery import device_of
 from dabnn.models.stored.info import IMAGENET_MEAN, IMAGENET_STD, ModelInfo
-from dabnn.selection import Dataset, find_selection
+from dabnn.selection import DatasetKey, find_selection
 
 
-def preprocess(model: nn.Module, image: Any, *, dataset: Dataset | None = None) -> Tensor:
+def preprocess(model: nn.Module, image: Any, *, dataset: DatasetKey | None = None) -> Tensor:
     """Return an image as a normalised batch (1, 3, H, W) on the device of a model.
 
     Args:
@@ -54,7 +54,7 @@ def scale_to_height(images: Tensor, height: int) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", antialias=True)
 
 
-def _height_of(model: nn.Module, dataset: Dataset) -> int | None:
+def _height_of(model: nn.Module, dataset: DatasetKey) -> int | None:
     """Return the height of the images of a dataset, if it is known."""
     selection = find_selection(model)
     name = selection.names[selection.index(dataset)]

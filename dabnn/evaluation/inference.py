@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dabnn.batch import inputs_of, target_of
+from dabnn.batch import inputs_of, logits_of, target_of
 from dabnn.evaluation.metrics import SegmentationMetric, SegmentationResult
 from dabnn.layers.surgery import eval_mode
 
@@ -37,7 +37,7 @@ def predict_logits(model: nn.Module, images: Tensor, *, divisor: int = 32) -> Te
     """
     height, width = images.shape[-2:]
     padded = pad_images(images, divisor)
-    logits = _logits_of(model(padded))
+    logits = _maps_of(model(padded))
     if logits.shape[-2:] != padded.shape[-2:]:
         logits = F.interpolate(logits, size=padded.shape[-2:], mode="bilinear", align_corners=False)
     return logits[..., :height, :width]
@@ -91,11 +91,8 @@ def best_device() -> torch.device:
     return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
 
 
-def _logits_of(output: Any) -> Tensor:
-    if isinstance(output, Mapping) and "out" in output:
-        output = output["out"]
-    elif isinstance(output, tuple | list) and output:
-        output = output[0]
+def _maps_of(output: Any) -> Tensor:
+    output = logits_of(output)
     if not isinstance(output, Tensor) or output.ndim != 4:
         kind = f"of shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         raise TypeError(

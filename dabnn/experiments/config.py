@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from dataclasses import asdict, field, fields, is_dataclass, replace
+from dataclasses import field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
+from dabnn.data import READERS
 from dabnn.errors import ConfigError
 from dabnn.schema import STRICT, Count, Name, Positive, Share
 
 Natural = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+def _known_kind(kind: str) -> str:
+    if kind != "toy" and kind not in READERS:
+        raise ValueError(f"unknown kind {kind!r}; there are toy, {', '.join(READERS)}")
+    return kind
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -60,9 +67,7 @@ class DatasetConfig:
     """
 
     root: str
-    kind: Literal[
-        "folder", "toy", "cityscapes", "bdd100k", "camvid", "kitti", "idd", "idd_lite", "pascal_context"
-    ] = "folder"
+    kind: Annotated[str, AfterValidator(_known_kind)] = "folder"
     space: Name | None = None
     relabel: Name | None = None
     maps: dict[Name, str] = field(default_factory=dict)
@@ -258,14 +263,8 @@ def with_steps(config: Config, steps: int) -> Config:
 
 def to_dict(config: Config) -> dict[str, Any]:
     """Return the config as plain values that YAML and JSON can hold."""
-    data: dict[str, Any] = yaml.safe_load(yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+    data: dict[str, Any] = TypeAdapter(Config).dump_python(config, mode="json")
     return data
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
@@ -277,14 +276,9 @@ def _explain(location: tuple[int | str, ...], kind: str, message: str) -> str:
 
 
 def _known_keys(location: tuple[int | str, ...]) -> Iterator[str]:
-    """Field names of the dataclass at a location such as ("datasets", "camvid")."""
-    classes = {
-        "model": ModelConfig,
-        "images": ImageConfig,
-        "training": TrainingConfig,
-        "datasets": DatasetConfig,
-        "held_out": HeldOutConfig,
-    }
-    cls: Any = classes.get(str(location[0]), Config) if location else Config
-    if is_dataclass(cls):
-        yield from (item.name for item in fields(cls))
+    """Yield the field names of the dataclass at a location such as ("datasets", "camvid")."""
+    hint: Any = Config
+    for key in location:
+        hint = get_args(hint)[1] if get_origin(hint) is dict else get_type_hints(hint).get(str(key))
+    if is_dataclass(hint):
+        yield from (item.name for item in fields(hint))

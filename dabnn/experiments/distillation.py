@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dabnn import use_dataset
-from dabnn.batch import Batch, inputs_of
+from dabnn.batch import Batch, inputs_of, logits_of
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import ImageConfig
 from dabnn.experiments.saved import load_model
@@ -33,7 +33,7 @@ def distilled(loss: LossFunction, teacher: nn.Module, name: str) -> LossFunction
     """
 
     def total(output: Any, batch: Batch) -> Tensor:
-        logits = output["out"] if isinstance(output, Mapping) else output
+        logits = logits_of(output)
         with torch.no_grad(), use_dataset(teacher.to(logits.device), name):
             aim = teacher(inputs_of(batch)).float().log_softmax(1)
         divergence = F.kl_div(logits.float().log_softmax(1), aim, reduction="none", log_target=True)

@@ -8,7 +8,7 @@ from typing import Any
 from segmentation_models_pytorch.losses import DiceLoss, FocalLoss, LovaszLoss
 from torch import Tensor
 
-from dabnn.batch import IGNORE_INDEX, Batch, target_of
+from dabnn.batch import IGNORE_INDEX, Batch, logits_of, target_of
 from dabnn.experiments.config import Config, TrainingConfig
 from dabnn.experiments.distillation import distilled, load_teacher
 from dabnn.training import cross_entropy
@@ -51,9 +51,9 @@ def build_loss(config: TrainingConfig) -> LossFunction:
         return total
 
     def loss(output: Any, batch: Batch) -> Tensor:
-        if not isinstance(output, Mapping):
-            return one(output, batch)
-        auxiliary = one(output["aux"], batch) if "aux" in output else 0.0
-        return one(output["out"], batch) + AUXILIARY * auxiliary
+        total = one(logits_of(output), batch)
+        if isinstance(output, Mapping) and "aux" in output:
+            total = total + AUXILIARY * one(output["aux"], batch)
+        return total
 
     return loss

@@ -86,7 +86,7 @@ class DatasetSwitch(nn.Module):
             NoActiveDatasetError: If no dataset is active.
         """
         if torch.compiler.is_dynamo_compiling():
-            self.selection.warn_about_recompilation()
+            self.selection._warn_about_recompilation()
         if self.selection.segments is not None:
             return self._forward_segments(*args, **kwargs)
         return self.branches[self.selection.require_active()](*args, **kwargs)

@@ -114,6 +114,8 @@ def test_one_process_alone_keeps_its_statistics() -> None:
 
 
 def test_models_without_statistics_have_nothing_to_synchronise() -> None:
-    with process_group():
-        dabnn.sync_batch_norm_buffers(nn.Conv2d(3, 3, 1))
-        dabnn.sync_batch_norm_buffers(ConvNet(lambda c: nn.BatchNorm2d(c, track_running_stats=False)))
+    for model in (nn.Conv2d(3, 3, 1), ConvNet(lambda c: nn.BatchNorm2d(c, track_running_stats=False))):
+        before = copy.deepcopy(model.state_dict())
+        with process_group():
+            dabnn.sync_batch_norm_buffers(model)
+        assert_equal(dict(model.state_dict()), dict(before))

@@ -233,4 +233,6 @@ def test_an_smp_checkpoint_loads_strictly() -> None:
 
 def test_layers_upgrade_entries_by_the_version_noted_beside_them() -> None:
     plain = torchvision.models.mnasnet0_5(weights=None)
-    dabnn.load_state_dict(dabnn.convert_to_dataset_aware(copy.deepcopy(plain), 2), plain.state_dict())
+    model = dabnn.convert_to_dataset_aware(copy.deepcopy(plain), 2)
+    assert dabnn.load_state_dict(model, plain.state_dict()) == []
+    assert_equal(on(model.eval(), 1, torch.ones(1, 3, 64, 64)), plain.eval()(torch.ones(1, 3, 64, 64)))

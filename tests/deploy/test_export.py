@@ -47,7 +47,9 @@ def test_the_exported_program_of_a_dataset_runs_with_any_batch_size(tmp_path) ->
 
 def test_a_folded_network_exports(tmp_path) -> None:
     folded = dabnn.fold_batch_norm(dabnn.extract_dataset(aware(), 0))
-    export_model(folded, tmp_path / "net.pt2", image_batch(), format="pt2")
+    assert export_model(folded, tmp_path / "net.pt2", image_batch(), format="pt2") < 1e-6
+    program = torch.export.load(tmp_path / "net.pt2").module()
+    torch.testing.assert_close(program(image_batch(3)), folded(image_batch(3)))
 
 
 def test_a_file_that_computes_something_else_is_not_left_behind(tmp_path, monkeypatch) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 from segmentation_models_pytorch.base.initialization import initialize_head
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from dabnn import convert_to_dataset_aware
 from dabnn.conversion.classifiers import resize_classifier
 from dabnn.experiments.build.weights import load_imagenet_encoder
 from dabnn.experiments.config import Config, ModelConfig
+from dabnn.layers.surgery import set_momentum
 from dabnn.models.stored.source import BACKBONES, Library, Source
 
 LIBRARIES: dict[str, Library] = {"smp": "segmentation_models_pytorch", "dabnn": "dabnn"}
@@ -34,9 +34,7 @@ def build_model(
     if entry.weights == "imagenet":
         load_imagenet_encoder(model, entry.encoder)
     if entry.bn_momentum is not None:
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
-                module.momentum = entry.bn_momentum
+        set_momentum(model, entry.bn_momentum)
     return convert_to_dataset_aware(
         model,
         dataset_names=list(num_classes),

@@ -17,7 +17,7 @@ from dabnn.conversion.libraries import find_classifiers
 from dabnn.conversion.plan import BATCH_NORMS
 from dabnn.errors import ConfigError, DabnnError
 from dabnn.layers import DatasetAwareBatchNorm, DatasetAwareHead
-from dabnn.layers.surgery import drop_hooks
+from dabnn.layers.surgery import drop_hooks, set_momentum
 from dabnn.layers.switch import named_switches
 from dabnn.models.stored.info import Build, ModelInfo
 from dabnn.models.stored.source import source_of
@@ -62,9 +62,7 @@ def rebuild(info: ModelInfo) -> nn.Module:
     if lost:
         raise ConfigError(f"{build.source.name} of the installed {build.source.library} has no {lost[:3]}")
     if build.momentum is not None:
-        for module in modules.values():
-            if isinstance(module, _BatchNorm):
-                module.momentum = build.momentum
+        set_momentum(plain, build.momentum)
     types = tuple({type(modules[path]) for path in build.norms}) or BATCH_NORMS
     others = [n for n, module in modules.items() if isinstance(module, types) and n not in build.norms]
     return convert_to_dataset_aware(
