@@ -294,3 +294,23 @@ def test_shared_tensors_are_saved_once_and_come_back_shared(tmp_path: Path) -> N
 def test_saving_needs_a_folder() -> None:
     with pytest.raises(ConfigError, match="run_dir"):
         AlternationTrainer(small_model(), batches()).save_checkpoint()
+
+
+def test_a_folder_of_the_users_is_no_checkpoint_and_is_never_removed(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    for name in ("step_best", "step_00000009_backup", "my_step_00000009"):
+        shutil.copytree(tmp_path / "step_00000003", tmp_path / name)
+    (tmp_path / "step_notes").write_text("remember")
+
+    for step in (4, 5, 6):
+        save(tmp_path, step)
+
+    assert latest_checkpoint(tmp_path) == tmp_path / "step_00000006"
+    assert sorted(os.listdir(tmp_path)) == [
+        "my_step_00000009",
+        "step_00000005",
+        "step_00000006",
+        "step_00000009_backup",
+        "step_best",
+        "step_notes",
+    ]
