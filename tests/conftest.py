@@ -3,14 +3,14 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hypothesis import settings
 
-from dabnn.data import ToyStreets
-from dabnn.experiments.demo import run as demo
-from dabnn.experiments.demo.run import DemoResult, run_demo
+if TYPE_CHECKING:
+    from dabnn.experiments.demo.run import DemoResult
 
 # A property test may meet a busy machine: its examples have no time limit.
 settings.register_profile("dabnn", deadline=None)
@@ -48,9 +48,12 @@ def demo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_demo(demo_folder: Path) -> DemoResult:
     """The demo with a few steps on eight scenes a split."""
+    from dabnn.data import ToyStreets  # slow to import, and few tests need it
+    from dabnn.experiments.demo import run as demo
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demo, "ToyStreets", partial(ToyStreets, length=8))
-        return run_demo(demo_folder, steps=DEMO_STEPS)
+        return demo.run_demo(demo_folder, steps=DEMO_STEPS)
 
 
 @pytest.fixture(scope="session")

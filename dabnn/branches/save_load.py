@@ -42,7 +42,9 @@ def save_dataset(model: nn.Module, dataset: DatasetKey, path: str | Path) -> Non
     """
     selection = find_selection(model)
     index, path = selection.index(dataset), Path(path)
-    tensors = {key: tensor.detach().clone() for key, tensor in _branch_state(model, index).items()}
+    tensors = {
+        key: tensor.detach().clone().contiguous() for key, tensor in _branch_state(model, index).items()
+    }
     header = {
         "format": FORMAT,
         "dabnn": __version__,

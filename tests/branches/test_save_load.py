@@ -169,3 +169,9 @@ def test_a_folder_in_the_making_is_found_where_it_stands(tmp_path) -> None:
     assert dabnn.load_dataset(base_of(model, ("x",), (2,)), tmp_path / "b") == "b"
     dabnn.save_dataset(model, "b", tmp_path / "b")
     assert [path.name for path in tmp_path.iterdir()] == ["b"]
+
+
+def test_a_branch_of_a_channels_last_model_is_saved(tmp_path) -> None:
+    model = aware().to(memory_format=torch.channels_last)
+    dabnn.save_dataset(model, 1, tmp_path / "branch")
+    assert dabnn.load_dataset(model, tmp_path / "branch") == dabnn.dataset_names(model)[1]
