@@ -70,6 +70,15 @@ def test_images_that_fit_no_dataset_are_turned_away(model, cities) -> None:
     assert 0.85 * 48 <= kept <= 0.95 * 48
 
 
+def test_thresholds_are_of_the_norms_that_are_looked_at(model, cities) -> None:
+    thresholds = dabnn.guess_thresholds(model, cities, keep=1, layers=1)
+    for name, loader in cities.items():
+        index = TOY_DATASETS.index(name)
+        scores = [dabnn.guess_dataset(model, batch["image"], layers=1).scores[:, index] for batch in loader]
+        assert thresholds[name] == pytest.approx(torch.cat(scores).max().item())
+    assert thresholds != dabnn.guess_thresholds(model, cities, keep=1, layers=2)
+
+
 def test_the_forward_ends_at_the_last_norm_looked_at(model) -> None:
     calls = []
     handle = model.classifier.register_forward_pre_hook(lambda *_: calls.append(1))

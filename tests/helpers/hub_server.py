@@ -37,6 +37,8 @@ class Hub(ThreadingHTTPServer):
         cut: How many more downloads of a file end in the middle, by name.
         downloads: Names of the files that were sent, and from which byte on.
         uploads: SHA-256 of the large files that were received.
+        private: Repositories that were made private.
+        messages: First lines of the messages of all commits.
     """
 
     def __init__(self) -> None:
@@ -48,6 +50,8 @@ class Hub(ThreadingHTTPServer):
         self.cut: dict[str, int] = {}
         self.downloads: list[tuple[str, int]] = []
         self.uploads: list[str] = []
+        self.private: set[str] = set()
+        self.messages: list[str] = []
 
     @property
     def endpoint(self) -> str:
@@ -129,6 +133,8 @@ class Handler(BaseHTTPRequestHandler):
         status = 409 if repo in self.server.repos else 200
         if status == 200:
             self.server.create(repo)
+            if content.get("private") or content.get("visibility") == "private":
+                self.server.private.add(repo)
         self._json(status, {"url": f"{self.server.endpoint}/{repo}"})
 
     def _batch(self, objects: list[Any]) -> None:
@@ -156,6 +162,8 @@ class Handler(BaseHTTPRequestHandler):
                 files[value["path"]] = base64.b64decode(value["content"])
             elif key == "lfsFile":
                 files[value["path"]] = self.server.storage[value["oid"]]
+            elif key == "header":
+                self.server.messages.append(value["summary"])
             elif key == "deletedFile":
                 deleted.append(value["path"])
         oid = self.server.commit(repo, revision, files, deleted)

@@ -15,7 +15,7 @@ import pytest
 import segmentation_models_pytorch as smp
 import torch
 from huggingface_hub import ModelCard, constants
-from safetensors.torch import load_file
+from safetensors.torch import load, load_file
 from typer.testing import CliRunner
 
 import dabnn
@@ -88,6 +88,16 @@ def test_a_pushed_model_comes_back_with_the_same_logits_and_card(hub, model, inf
     assert "| south | 3 | 40.2 | val |" in card.text
     assert f'dabnn.from_pretrained("{REPO}")' in card.text
     assert "Research only." in card.text
+
+
+def test_a_model_is_pushed_in_private_in_half_precision_and_with_a_message(hub, model, info):
+    dabnn.push_to_hub(model, REPO, info, private=True, half=True, message="First try")
+    assert hub.private == {REPO}
+    assert "First try" in hub.messages
+    stored = {tensor.dtype for name, tensor in load(hub.files(REPO)[WEIGHTS]).items() if "bias" in name}
+    assert stored == {torch.half}
+    dabnn.push_to_hub(model, "me/open", info)
+    assert hub.private == {REPO}
 
 
 def test_what_is_known_of_a_model_is_read_without_its_weights(hub, model, info):
