@@ -44,7 +44,8 @@ def add_dataset(
         ClassifierNotFoundError: If a classifier cannot be built for ``num_classes``.
         NotDatasetAwareError: If the model was not converted.
     """
-    selection, model = find_selection(model), unwrap(model)
+    selection = find_selection(model)
+    model = unwrap(model)
     DatasetSelection([*selection.names, name])  # checks the name
     sources = _sources(selection, init_from)
     switches = dict(named_switches(model))

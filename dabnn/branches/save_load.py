@@ -41,7 +41,8 @@ def save_dataset(model: nn.Module, dataset: DatasetKey, path: str | Path) -> Non
         NotDatasetAwareError: If the model was not converted.
     """
     selection = find_selection(model)
-    index, path = selection.index(dataset), Path(path)
+    index = selection.index(dataset)
+    path = Path(path)
     tensors = {
         key: tensor.detach().clone().contiguous() for key, tensor in _branch_state(model, index).items()
     }
@@ -75,7 +76,8 @@ def load_dataset(model: nn.Module, path: str | Path) -> str:
             add the dataset with a ``head_factory`` first.
         NotDatasetAwareError: If the model was not converted.
     """
-    selection, path = find_selection(model), standing(Path(path))
+    selection = find_selection(model)
+    path = standing(Path(path))
     header, tensors = _read(path)
     own = fingerprint(model)
     if header["base"] != own:

@@ -27,7 +27,8 @@ def check(
     from dabnn.data.readers.pairs import UnmatchedFilesError
     from dabnn.data.readers.registry import READERS, open_dataset, splits_of
 
-    problems, summary = 0, []
+    problems = 0
+    summary: list[list[str]] = []
     with readable_errors():
         for part in split or splits_of(name, root):
             try:

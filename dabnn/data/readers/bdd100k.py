@@ -46,9 +46,11 @@ class BDD100K(PairDataset):
     def __init__(self, root: str | Path, split: str = "train", *, name: str = "bdd100k") -> None:
         root = Path(root)
         folder, low, high = self.part_of(split)
-        images, labels, label_files = root / "images" / "10k", root / "labels" / "sem_seg" / "masks", "*.png"
+        images, labels = root / "images" / "10k", root / "labels" / "sem_seg" / "masks"
+        label_files = "*.png"
         if not images.is_dir():
-            images, labels, label_files = root / "seg" / "images", root / "seg" / "labels", "*_train_id.png"
+            images, labels = root / "seg" / "images", root / "seg" / "labels"
+            label_files = "*_train_id.png"
         absent = partial(self.not_found, root)
         pairs = find_pairs(images / folder, ["*.jpg"], labels / folder, [label_files], absent=absent)
         if not pairs:

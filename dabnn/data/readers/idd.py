@@ -46,7 +46,8 @@ class IDD(PairDataset):
         folder, low, high = self.part_of(split)
         images, labels = Path(root) / "leftImg8bit" / folder, Path(root) / "gtFine" / folder
         image_files = ["*/*_leftImg8bit.jpg", "*/*_leftImg8bit.png"]
-        label_files, absent = ["*/*_gtFine_labellevel3Ids.png"], partial(self.not_found, Path(root))
+        label_files = ["*/*_gtFine_labellevel3Ids.png"]
+        absent = partial(self.not_found, Path(root))
         pairs = find_pairs(images, image_files, labels, label_files, absent=absent)
         if not pairs:
             raise self.not_found(Path(root), f"no image leftImg8bit/{folder}/<drive>/*_leftImg8bit.jpg")

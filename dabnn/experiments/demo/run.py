@@ -62,7 +62,9 @@ def run_demo(out: Path, *, seeds: Sequence[int] = (0,), steps: int | None = None
         seeds: Seeds of initialisation, data order and augmentation.
         steps: Steps of every method, instead of the demo's own number.
     """
-    start, console, config = time.monotonic(), Console(), demo_config(steps)
+    start = time.monotonic()
+    console = Console()
+    config = demo_config(steps)
     runs, data = out / f"{config.training.steps}_steps", out / "data"
     _draw(config, data)
     rows = [

@@ -41,7 +41,8 @@ def _write_split(dataset: SegmentationDataset, images: Path, labels: Path) -> No
     images.mkdir(parents=True)
     labels.mkdir(parents=True)
     for index in range(len(dataset)):
-        sample, name = dataset[index], f"{index:0{DIGITS}d}.png"
+        sample = dataset[index]
+        name = f"{index:0{DIGITS}d}.png"
         Image.fromarray(np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy())).save(images / name)
         label = Image.fromarray(sample["mask"].numpy(), mode="P")
         # All 256 colours: Pillow would store fewer with fewer bits, and cut the ignore index.

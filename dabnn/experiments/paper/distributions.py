@@ -96,7 +96,8 @@ def write_figure(
     Raises:
         ConfigError: If there are fewer than two seeds.
     """
-    chosen, runs = tuple(seeds or FIGURE_SEEDS), out / config.name
+    chosen = tuple(seeds or FIGURE_SEEDS)
+    runs = out / config.name
     if len(set(chosen)) < 2:
         raise ConfigError(f"{name} compares datasets with seeds: it needs two seeds or more")
     for seed in chosen:

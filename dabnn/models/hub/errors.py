@@ -30,7 +30,8 @@ def readable_errors(repo: str, *, writing: bool = False) -> Iterator[None]:
 def _explain(error: Exception, repo: str, writing: bool) -> str:
     from huggingface_hub import errors
 
-    status, login = _status(error), "log in with `hf auth login`"
+    status = _status(error)
+    login = "log in with `hf auth login`"
     if isinstance(error, errors.GatedRepoError):
         return f"{repo} is gated: accept its terms at https://huggingface.co/{repo} and {login}"
     if isinstance(error, errors.RevisionNotFoundError):

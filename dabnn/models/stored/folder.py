@@ -175,7 +175,8 @@ def describe(model: nn.Module, info: ModelInfo | None = None) -> ModelInfo:
         ConfigError: If dabnn cannot build the model again, or ``info`` has other datasets or classes.
         NotDatasetAwareError: If the model was not converted.
     """
-    names, model = find_selection(model).names, unwrap(model)
+    names = find_selection(model).names
+    model = unwrap(model)
     build = build_of(model)
     found = dict(zip(names, widths_of(model), strict=True))
     try:

@@ -17,7 +17,8 @@ from dabnn.selection import find_selection
 def replace_datasets(model: nn.Module, names: Sequence[str], num_classes: Sequence[int] | None) -> None:
     """Give a model other datasets, in place."""
     info = info_of(model)
-    before, shared = dict(info.datasets), info.build is not None and not info.build.classifiers
+    before = dict(info.datasets)
+    shared = info.build is not None and not info.build.classifiers
     first = next(iter(before.values()))
     datasets = {}
     for number, (name, width) in enumerate(_widths(before, names, num_classes, shared).items()):
