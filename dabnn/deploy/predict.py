@@ -23,6 +23,7 @@ from dabnn.errors import ConfigError, DataError, NoBatchNormFoundError
 from dabnn.evaluation.inference import Predict, predict_logits
 from dabnn.models.stored.folder import info_of
 from dabnn.selection import use_dataset
+from dabnn.storage.atomic import written_atomically
 
 Ids = Literal["train", "label"]
 
@@ -61,7 +62,8 @@ def predict_images(
     Raises:
         ConfigError: If nothing is known of the model, or the dataset is none of its own, or must be given, or
             has no label ids.
-        DataError: If an image cannot be read, or two have the same stem.
+        DataError: If an image cannot be read, two have the same stem, or a picture would replace an image.
+        CheckpointError: If a picture cannot be written; an older one of that name is untouched.
     """
     datasets = info_of(model).datasets
     known = dataset is not None or ids is not None or len(datasets) == 1
@@ -80,7 +82,8 @@ def predict_images(
         else:
             palette = space.palette or some_colors(len(space.classes))
             picture = with_legend(overlay(pixels, segmented, palette), space.classes, palette)
-        PILImage.fromarray(picture).save(file)
+        with written_atomically(file) as temporary:
+            PILImage.fromarray(picture).save(temporary, format="PNG")
     return used
 
 
@@ -172,4 +175,9 @@ def _targets(images: Sequence[Path], out: Path, ending: str) -> list[Path]:
         if file in files:
             raise DataError(f"{files[file]} and {path} would both become {file}; use two output folders")
         files[file] = path
+    inputs = {path.resolve() for path in images}
+    if taken := [file for file in files if file.resolve() in inputs]:
+        raise DataError(
+            f"{taken[0]} is an image to segment, and would be replaced: use another output folder"
+        )
     return list(files)

@@ -13,7 +13,7 @@ from dabnn.data import TOY_DATASETS, ToyStreets, load_space
 from dabnn.data.images import read_image
 from dabnn.deploy import predict
 from dabnn.deploy.predict import Ids, _values, predict_images, segment
-from dabnn.errors import ConfigError, DataError
+from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.evaluation import predict_logits
 from dabnn.evaluation.views import choose_views
 from dabnn.experiments.saved import load_model
@@ -253,3 +253,33 @@ def test_the_global_random_state_is_left_alone(single_run: Path, photo: Path, tm
     predict_images(load_model(single_run), [photo], tmp_path)
 
     assert torch.equal(torch.rand(1), expected)
+
+
+@pytest.mark.parametrize("out", [".", "link"])
+def test_no_picture_replaces_an_image_that_is_segmented(single_run: Path, tmp_path: Path, out: str) -> None:
+    photo = save(tmp_path / "street.png", (64, 32))
+    (tmp_path / "link").symlink_to(tmp_path)
+    before = photo.read_bytes()
+
+    with pytest.raises(DataError, match=r"street\.png is an image to segment, and would be replaced"):
+        predict_images(load_model(single_run), [photo], tmp_path / out, ids="train")
+
+    assert photo.read_bytes() == before
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(
+    single_run: Path, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file,) = predict_images(load_model(single_run), [photo], tmp_path / "out")
+    before = file.read_bytes()
+
+    def full(picture: Image.Image, path: Path, **options: object) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    with pytest.raises(CheckpointError, match="No space left"):
+        predict_images(load_model(single_run), [photo], tmp_path / "out")
+
+    assert file.read_bytes() == before
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [file.name]
