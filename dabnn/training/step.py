@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,45 +27,75 @@ from dabnn.batch import inputs_of
 from dabnn.errors import ConfigError, DataError
 from dabnn.selection import find_selection, use_dataset, use_segments
 from dabnn.training.batch import Draw, LossFunction
-from dabnn.training.fused import check_padding, concatenate, split_output
+from dabnn.training.fused import check_padding, check_shared_norms, concatenate, shared_norms, split_output
+from dabnn.training.options import BackwardMode, Precision
+from dabnn.training.precision import autocast, full
 
-BackwardMode = Literal["per_dataset", "joint", "fused", "mixed"]
-BackwardFunction = Callable[[Tensor], None]
+Backward = Callable[[Tensor], object]
+"""Computes the gradient of a tensor."""
+Agree = Callable[[Sequence[Tensor]], object]
+"""Told the loss of every draw before the processes exchange the gradient; raises if that must not happen."""
 
 
 class AlternationStep(nn.Module):
     """Maps batches of several datasets to their losses, each under its own branch.
 
-    This is the module that mixed precision and distributed training wrap, so that one call covers all
-    forwards.
+    This is the module that distributed training wraps, so that one call covers all forwards.
 
     Attributes:
         model: The dataset-aware model.
         losses: Loss function of each dataset.
+        precision: Mixed precision of forwards and losses, which come out in single precision.
     """
 
-    def __init__(self, model: nn.Module, losses: Mapping[str, LossFunction]) -> None:
+    def __init__(
+        self, model: nn.Module, losses: Mapping[str, LossFunction], precision: Precision = "no"
+    ) -> None:
         """Hold the model; nothing is copied."""
         super().__init__()
         self.model = model
         self.losses = dict(losses)
+        self.precision = precision
         self._padding_checked = False
+        self._shared_norms: list[tuple[str, nn.Module]] | None = None
 
-    def forward(self, draws: Sequence[Draw], fused: bool = False) -> list[Tensor]:
+    def forward(self, draws: Sequence[Draw], fused: bool = False, selected: bool = False) -> list[Tensor]:
         """Return one scalar loss per draw, not yet weighted.
+
+        Args:
+            draws: The batches.
+            fused: Make one forward on all batches; the caller has set the segments.
+            selected: The caller has selected the dataset of all batches.
 
         Raises:
             FusedForwardError: If ``fused`` and one forward cannot stand for all.
             DataError: If a batch is malformed; the message names its dataset.
             ConfigError: If a loss function does not return a scalar tensor.
         """
-        if fused:
-            outputs = self._fused_outputs(draws)
-            return [self._loss(draw, output) for draw, output in zip(draws, outputs, strict=True)]
-        return [self._forward_one(draw) for draw in draws]
+        with autocast(self.model, self.precision):
+            if fused:
+                outputs = self._fused_outputs(draws)
+                losses = [self._loss(draw, output) for draw, output in zip(draws, outputs, strict=True)]
+            else:
+                losses = [self._forward_one(draw, selected) for draw in draws]
+        return [full(loss) for loss in losses]
 
-    def _forward_one(self, draw: Draw) -> Tensor:
-        with use_dataset(self.model, draw.dataset):
+    def check_shared_norms(self) -> None:
+        """Refuse a model whose fused forward would differ from separate forwards.
+
+        Raises:
+            FusedForwardError: If a norm that all datasets share works with statistics of the batch.
+        """
+        if self._shared_norms is None:  # to walk through all modules in every step would take long
+            self._shared_norms = shared_norms(self.model)
+        check_shared_norms(self._shared_norms)
+
+    def relist(self) -> None:
+        """Look up anew which norms are shared at the next check: modules may have been replaced."""
+        self._shared_norms = None
+
+    def _forward_one(self, draw: Draw, selected: bool) -> Tensor:
+        with nullcontext() if selected else use_dataset(self.model, draw.dataset):
             with _naming([draw]):
                 output = self.model(inputs_of(draw.batch))
             return self._loss(draw, output)
@@ -88,58 +118,68 @@ class AlternationStep(nn.Module):
         return loss
 
 
-def backward_per_dataset(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Accumulate the gradient draw by draw; returns the unweighted losses.
+def backward_per_dataset(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+    """Accumulate the gradient draw by draw.
 
     Several processes exchange the accumulated gradient once, in the last backward.
     """
     losses = []
     for number, draw in enumerate(draws, 1):
+        last = number == len(draws)
         # The backward stays inside, for activation checkpointing runs the forward again in it.
-        with use_dataset(model_of(step), draw.dataset), _exchanging(step, number == len(draws)):
-            (loss,) = step([draw])
+        with use_dataset(alternation_of(step).model, draw.dataset), _exchanging(step, last):
+            (loss,) = step([draw], selected=True)
+            losses.append(loss.detach())
+            if last:
+                agree(losses)
             backward(loss * draw.weight)
-        losses.append(loss.detach())
-    return losses
 
 
-def backward_joint(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Run all forwards, then one backward of the sum; returns the unweighted losses.
+def backward_joint(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+    """Run all forwards, then one backward of the sum.
 
     No dataset is active during the backward: a checkpointed model raises instead of recomputing under
     the wrong one.
     """
-    selection = find_selection(model_of(step))
+    selection = find_selection(alternation_of(step).model)
     previous, selection.active = selection.active, None
     try:
         losses = step(draws)
+        agree([loss.detach() for loss in losses])
         backward(_weighted_sum(losses, draws))
     finally:
         selection.active = previous
-    return [loss.detach() for loss in losses]
 
 
-def backward_fused(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Run one forward on the concatenated batch and one backward; returns the unweighted losses."""
-    selection = find_selection(model_of(step))
+def backward_fused(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+    """Run one forward on the concatenated batch and one backward; no norm sees more than one dataset."""
+    alternation_of(step).check_shared_norms()
+    backward_mixed(step, draws, backward, agree)
+
+
+def backward_mixed(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+    """Run one forward on the concatenated batch and one backward; shared norms see all datasets together."""
+    model = alternation_of(step).model
+    selection = find_selection(model)
     segments = [(selection.index(draw.dataset), _batch_size(draw)) for draw in draws]
-    with use_segments(model_of(step), segments):
+    with use_segments(model, segments):
         losses = step(draws, fused=True)
+        agree([loss.detach() for loss in losses])
         backward(_weighted_sum(losses, draws))
-    return [loss.detach() for loss in losses]
 
 
-BACKWARD: dict[str, Callable[[nn.Module, Sequence[Draw], BackwardFunction], list[Tensor]]] = {
+BACKWARD: dict[BackwardMode, Callable[[nn.Module, Sequence[Draw], Backward, Agree], None]] = {
     "per_dataset": backward_per_dataset,
     "joint": backward_joint,
     "fused": backward_fused,
-    "mixed": backward_fused,
+    "mixed": backward_mixed,
 }
 
 
-def model_of(step: nn.Module) -> nn.Module:
-    """Return the dataset-aware model inside a step, wrapped for parallel training or not."""
-    return getattr(step, "module", step).model  # type: ignore[return-value]
+def alternation_of(step: nn.Module) -> AlternationStep:
+    """Return the step itself, wrapped for parallel training or not."""
+    inner: Any = step.module if isinstance(step, DistributedDataParallel) else step
+    return inner
 
 
 def _exchanging(step: nn.Module, exchange: bool) -> AbstractContextManager[None]:

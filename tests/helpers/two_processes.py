@@ -76,7 +76,7 @@ def gradients(rank: int) -> dict[str, Any]:
 
 def count_sent(trainer: AlternationTrainer) -> list[int]:
     """Count the elements that are exchanged in backward passes."""
-    wrapped, sent = trainer._step, []
+    wrapped, sent = trainer._stepper.alternation, []
     assert isinstance(wrapped, DistributedDataParallel)
 
     def hook(_: object, bucket: Any) -> torch.futures.Future[Tensor]:

@@ -91,8 +91,8 @@ def test_infinite_loss_under_update_by_dataset_keeps_the_steps_before_it() -> No
 
 def with_scaler(trainer: AlternationTrainer, scale: float = 1024.0) -> torch.amp.GradScaler:
     """Give a CPU trainer the loss scaling that fp16 has on a GPU."""
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    return trainer.accelerator.scaler
+    trainer._run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return trainer._run.scaler
 
 
 def infinite_gradient(output: Tensor, batch: Batch) -> Tensor:
