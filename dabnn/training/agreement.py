@@ -63,7 +63,7 @@ class Agreement:
         """
         self.due = False
         if processes().num_processes == 1:
-            values = torch.stack([loss.reshape(()) for loss in losses]).tolist()
+            values = torch.stack([loss.detach().reshape(()) for loss in losses]).tolist()
             means = _means([draw.dataset for draw in draws], values)
         else:
             failed, *sums = summed(self._message(draws, losses)).tolist()
@@ -81,7 +81,7 @@ class Agreement:
         message = torch.zeros(1 + 2 * len(self.names), dtype=torch.float64, device=processes().device)
         for draw, loss in zip(draws, losses, strict=True):
             place = 1 + 2 * self.names.index(draw.dataset)
-            message[place] += loss.reshape(())
+            message[place] += loss.detach().reshape(())
             message[place + 1] += 1
         return message
 

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import is_initialized
 from accelerate.utils import DistributedType, send_to_device
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
@@ -123,18 +123,34 @@ def make_accelerator() -> Accelerator:
     return accelerator
 
 
-def prepare_step(accelerator: Accelerator, step: AlternationStep) -> nn.Module:
-    """Move a step to the device and, with several processes, wrap it to average their gradients.
+class Exchange(nn.Module):
+    """Gives back a loss; `DistributedDataParallel` around it averages the gradient of that loss.
+
+    It wraps no forward of the model, so whatever fails there leaves nothing behind that waits for others.
+    """
+
+    def __init__(self, step: AlternationStep) -> None:
+        """Hold the step, for its parameters."""
+        super().__init__()
+        self.step = step
+
+    def forward(self, loss: Tensor) -> Tensor:
+        """Return the loss."""
+        return loss
+
+
+def prepare_exchange(accelerator: Accelerator, step: AlternationStep) -> nn.Module:
+    """Move a step to the device; return what its last loss goes through for several processes to average.
 
     Weights and buffers of the main process replace those of the others.
     """
-    step.to(accelerator.device)
+    exchange = Exchange(step.to(accelerator.device))
     if accelerator.num_processes == 1 or not any(p.requires_grad for p in step.parameters()):
-        return step
+        return exchange
     # A forward leaves out the other datasets' branches.
-    wrapped = DistributedDataParallel(step, find_unused_parameters=True)
-    # Statistics are pooled by `sync_batch_norm_buffers`; a broadcast in every forward would throw away all
-    # but the main process's.
+    wrapped = DistributedDataParallel(exchange, find_unused_parameters=True)
+    # Statistics are pooled by `sync_batch_norm_buffers`; a broadcast in every step would throw away all but
+    # the main process's.
     wrapped.broadcast_buffers = False
     return wrapped
 

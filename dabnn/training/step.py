@@ -16,12 +16,11 @@ And one to another gradient:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from dabnn.batch import inputs_of
 from dabnn.errors import ConfigError, DataError
@@ -31,16 +30,14 @@ from dabnn.training.fused import check_padding, check_shared_norms, concatenate,
 from dabnn.training.options import BackwardMode, Precision
 from dabnn.training.precision import autocast, full
 
-Backward = Callable[[Tensor], object]
-"""Computes the gradient of a tensor."""
-Agree = Callable[[Sequence[Tensor]], object]
-"""Told the loss of every draw before the processes exchange the gradient; raises if that must not happen."""
+Accumulate = Callable[[Tensor], object]
+"""Adds the gradient of a tensor to what is there."""
+Finish = Callable[[Tensor, Sequence[Tensor]], object]
+"""Adds the last gradient, given the loss of every draw; several processes average the sum."""
 
 
 class AlternationStep(nn.Module):
     """Maps batches of several datasets to their losses, each under its own branch.
-
-    This is the module that distributed training wraps, so that one call covers all forwards.
 
     Attributes:
         model: The dataset-aware model.
@@ -118,74 +115,64 @@ class AlternationStep(nn.Module):
         return loss
 
 
-def backward_per_dataset(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
-    """Accumulate the gradient draw by draw.
-
-    Several processes exchange the accumulated gradient once, in the last backward.
-    """
+def backward_per_dataset(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
+    """Accumulate the gradient draw by draw."""
     losses = []
     for number, draw in enumerate(draws, 1):
-        last = number == len(draws)
         # The backward stays inside, for activation checkpointing runs the forward again in it.
-        with use_dataset(alternation_of(step).model, draw.dataset), _exchanging(step, last):
+        with use_dataset(step.model, draw.dataset):
             (loss,) = step([draw], selected=True)
             losses.append(loss.detach())
-            if last:
-                agree(losses)
-            backward(loss * draw.weight)
+            if number < len(draws):
+                accumulate(loss * draw.weight)
+            else:
+                finish(loss * draw.weight, losses)
 
 
-def backward_joint(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+def backward_joint(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
     """Run all forwards, then one backward of the sum.
 
     No dataset is active during the backward: a checkpointed model raises instead of recomputing under
     the wrong one.
     """
-    selection = find_selection(alternation_of(step).model)
+    selection = find_selection(step.model)
     previous, selection.active = selection.active, None
     try:
         losses = step(draws)
-        agree([loss.detach() for loss in losses])
-        backward(_weighted_sum(losses, draws))
+        finish(_weighted_sum(losses, draws), losses)
     finally:
         selection.active = previous
 
 
-def backward_fused(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+def backward_fused(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
     """Run one forward on the concatenated batch and one backward; no norm sees more than one dataset."""
-    alternation_of(step).check_shared_norms()
-    backward_mixed(step, draws, backward, agree)
+    step.check_shared_norms()
+    backward_mixed(step, draws, accumulate, finish)
 
 
-def backward_mixed(step: nn.Module, draws: Sequence[Draw], backward: Backward, agree: Agree) -> None:
+def backward_mixed(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
     """Run one forward on the concatenated batch and one backward; shared norms see all datasets together."""
-    model = alternation_of(step).model
-    selection = find_selection(model)
+    selection = find_selection(step.model)
     segments = [(selection.index(draw.dataset), _batch_size(draw)) for draw in draws]
-    with use_segments(model, segments):
+    with use_segments(step.model, segments):
         losses = step(draws, fused=True)
-        agree([loss.detach() for loss in losses])
-        backward(_weighted_sum(losses, draws))
+        finish(_weighted_sum(losses, draws), losses)
 
 
-BACKWARD: dict[BackwardMode, Callable[[nn.Module, Sequence[Draw], Backward, Agree], None]] = {
+BACKWARD: dict[BackwardMode, Callable[[AlternationStep, Sequence[Draw], Accumulate, Finish], None]] = {
     "per_dataset": backward_per_dataset,
     "joint": backward_joint,
     "fused": backward_fused,
     "mixed": backward_mixed,
 }
-
-
-def alternation_of(step: nn.Module) -> AlternationStep:
-    """Return the step itself, wrapped for parallel training or not."""
-    inner: Any = step.module if isinstance(step, DistributedDataParallel) else step
-    return inner
-
-
-def _exchanging(step: nn.Module, exchange: bool) -> AbstractContextManager[None]:
-    if exchange or not isinstance(step, DistributedDataParallel):
-        return nullcontext()
-    return step.no_sync()
 
 
 def _batch_size(draw: Draw) -> int:

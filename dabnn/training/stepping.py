@@ -19,7 +19,7 @@ from dabnn.training.options import TrainerOptions
 from dabnn.training.prepare import to_device
 from dabnn.training.processes import agreed
 from dabnn.training.state import RunState
-from dabnn.training.step import BACKWARD, alternation_of
+from dabnn.training.step import BACKWARD, AlternationStep
 from dabnn.training.update import update_weights
 
 
@@ -28,24 +28,31 @@ class Stepper:
 
     Attributes:
         run: What the steps change.
-        alternation: An `AlternationStep`, wrapped for several processes or not.
+        alternation: Computes the losses.
+        exchange: What the last loss goes through, for several processes to average the gradient.
         options: How the steps are made.
         device: Where the batches are moved to.
     """
 
     def __init__(
-        self, run: RunState, alternation: nn.Module, options: TrainerOptions, device: torch.device
+        self,
+        run: RunState,
+        alternation: AlternationStep,
+        exchange: nn.Module,
+        options: TrainerOptions,
+        device: torch.device,
     ) -> None:
         """Prepare for the model as it is; after a change of its modules call `relist`."""
         self.run = run
         self.alternation = alternation
+        self.exchange = exchange
         self.options = options
         self.device = device
         self.relist()
 
     def relist(self) -> None:
         """Look up anew what is kept about the modules of the model."""
-        alternation_of(self.alternation).relist()
+        self.alternation.relist()
         if self.run.ema is not None:
             self.run.ema.relist()
         self._forwards_exchange = forwards_exchange(self.run.model)
@@ -96,19 +103,20 @@ class Stepper:
         """Replace the gradient by that of the draws' weighted sum; return each dataset's mean loss."""
         means: dict[str, float] = {}
 
-        def agree(losses: Sequence[Tensor]) -> None:
+        def finish(loss: Tensor, losses: Sequence[Tensor]) -> None:
             means.update(agreement.on_losses(draws, losses))
+            self._accumulate(self.exchange(loss))
 
         # None, or weight decay would move the other datasets.
         self.run.optimizer.zero_grad(set_to_none=True)
         with agreement.covering():
             try:
-                BACKWARD[self.options.backward](self.alternation, draws, self._backward, agree)
+                BACKWARD[self.options.backward](self.alternation, draws, self._accumulate, finish)
             except DataError as error:
                 raise DataError(f"in step {self.run.step + 1}, {error}") from error
         return means
 
-    def _backward(self, loss: Tensor) -> None:
+    def _accumulate(self, loss: Tensor) -> None:
         scaler = self.run.scaler
         (loss if scaler is None else scaler.scale(loss)).backward()
 

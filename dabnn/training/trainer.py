@@ -30,8 +30,8 @@ from dabnn.training.prepare import (
     checkpoint_activations,
     losses_by_dataset,
     make_accelerator,
+    prepare_exchange,
     prepare_loaders,
-    prepare_step,
     trained_datasets,
 )
 from dabnn.training.processes import agreed, any_process, check_agreement
@@ -145,10 +145,11 @@ class AlternationTrainer:
             checkpoint_activations(model)
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        step = prepare_step(self.accelerator, AlternationStep(model, losses, precision))
+        step = AlternationStep(model, losses, precision)
+        exchange = prepare_exchange(self.accelerator, step)
         ema = ModelAverage(model, ema_decay) if ema_decay is not None else None
         self._run = RunState(model, ema, prepared, optimizer, scaler, update)
-        self._stepper = Stepper(self._run, step, self.options, self.accelerator.device)
+        self._stepper = Stepper(self._run, step, exchange, self.options, self.accelerator.device)
         self._scheduler_factory = scheduler
         callbacks = [ProgressBar()] if callbacks is None else callbacks
         main = self.accelerator.is_main_process
