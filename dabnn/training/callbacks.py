@@ -50,6 +50,10 @@ class Trainer(Protocol):
         """The learning-rate schedule, or None for a constant rate."""
 
     @property
+    def accelerator(self) -> Any:
+        """Accelerate's, which tells device and processes."""
+
+    @property
     def step(self) -> int:
         """Number of finished steps."""
 

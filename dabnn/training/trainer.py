@@ -183,7 +183,7 @@ class AlternationTrainer:
                 rate was scheduled for another number, or ``run_dir`` holds another run's checkpoints.
             DataError: If a loader is empty or a batch malformed.
             CheckpointError: If a checkpoint cannot be written, or the newest cannot be resumed.
-            ProcessError: If reading data, saving or resuming failed in another process.
+            ProcessError: If a step, saving or resuming failed in another process.
         """
         steps = total_steps(
             self.loaders, self.step, max_steps=max_steps, epochs=epochs, epoch_length=epoch_length

@@ -109,6 +109,16 @@ def after_failures(rank: int) -> dict[str, Any]:
     return report
 
 
+def forwards_before_a_failed_read(rank: int) -> int:
+    """Process 1 cannot read, and the norms of the model wait for all processes: none may begin a forward."""
+    model, forwards = small_model(), []
+    model.extra = nn.SyncBatchNorm(6)
+    model.register_forward_pre_hook(lambda module, args: forwards.append(""))
+    trainer = trainer_of(model, loaders=batches() | {"b": [] if rank == 1 else batches()["b"]})
+    assert "no more batches" in failure(lambda: trainer.fit(max_steps=1))
+    return len(forwards)
+
+
 def agreements() -> dict[str, int]:
     """How often the processes wait for each other in two steps of `fit`, besides for the gradient."""
     calls: list[str] = []
@@ -281,6 +291,7 @@ def main(folder: Path) -> None:
     rank = torch.distributed.get_rank()
     report["gradients"] = gradients(rank)
     report["after failures"] = after_failures(rank)
+    report["forwards before a failed read"] = forwards_before_a_failed_read(rank)
     report["agreements"] = agreements()
     report["absent"] = absent_dataset(rank)
     report["runs"] = runs(rank, folder)

@@ -208,6 +208,12 @@ def test_a_step_that_fails_in_one_process_is_made_in_none_and_the_next_one_is_wh
         assert distance(seen["gradient"], average(singles)) < 1e-6
 
 
+def test_norms_that_wait_for_all_processes_are_not_entered_when_one_cannot_read(
+    reports: list[dict[str, Any]],
+) -> None:
+    assert [report["forwards before a failed read"] for report in reports] == [0, 0]
+
+
 def test_the_processes_agree_twice_a_step(reports: list[dict[str, Any]]) -> None:
     """Whether to stop, and whether all have come through; once more at the end of `fit`, for SIGTERM."""
     for report in reports:
