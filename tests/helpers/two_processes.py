@@ -112,9 +112,9 @@ def after_failures(rank: int) -> dict[str, Any]:
 def forwards_before_a_failed_read(rank: int) -> int:
     """Process 1 cannot read, and the norms of the model wait for all processes: none may begin a forward."""
     model, forwards = small_model(), []
-    model.extra = nn.SyncBatchNorm(6)
     model.register_forward_pre_hook(lambda module, args: forwards.append(""))
     trainer = trainer_of(model, loaders=batches() | {"b": [] if rank == 1 else batches()["b"]})
+    model.extra = nn.SyncBatchNorm(6)  # now, for DistributedDataParallel refuses it without a GPU
     assert "no more batches" in failure(lambda: trainer.fit(max_steps=1))
     return len(forwards)
 
