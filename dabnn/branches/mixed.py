@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dabnn.errors import DataError
-from dabnn.selection import DatasetKey, find_selection, use_dataset
+from dabnn.selection import DatasetKey, DatasetSelection, find_selection, use_dataset
 
 
 def forward_mixed(
@@ -32,13 +32,32 @@ def forward_mixed(
         NotDatasetAwareError: If the model was not converted.
     """
     selection = find_selection(model)
-    listed = ids.tolist() if isinstance(ids, Tensor) else list(ids)
-    if len(listed) != len(images):
-        raise DataError(f"{len(listed)} dataset ids were given for {len(images)} images; give one for each")
-    indices = torch.tensor([selection.index(dataset) for dataset in listed], device=images.device)
+    if len(ids) != len(images):
+        raise DataError(f"{len(ids)} dataset ids were given for {len(images)} images; give one for each")
     outputs = {}
-    for index in sorted(set(indices.tolist())):
-        positions = (indices == index).nonzero().flatten()
-        with use_dataset(model, index):
-            outputs[selection.names[index]] = positions, model(images[positions])
+    for name, listed in positions_by_dataset(ids, selection).items():
+        positions = torch.tensor(listed, device=images.device)
+        with use_dataset(model, name):
+            outputs[name] = positions, model(images[positions])
     return outputs
+
+
+def positions_by_dataset(
+    ids: Sequence[DatasetKey] | Tensor, selection: DatasetSelection
+) -> dict[str, list[int]]:
+    """Return where in a batch the images of each dataset are; datasets in branch order, those present only.
+
+    Args:
+        ids: Name or index of the dataset of each image, or an integer tensor (B,) of indices.
+        selection: Knows the datasets.
+
+    Raises:
+        UnknownDatasetError: If it does not know an id.
+    """
+    listed = ids.tolist() if isinstance(ids, Tensor) else ids
+    # Numbers of NumPy are no int.
+    indices = [selection.index(d.item() if hasattr(d, "item") else d) for d in listed]
+    return {
+        selection.names[index]: [k for k, other in enumerate(indices) if other == index]
+        for index in sorted(set(indices))
+    }

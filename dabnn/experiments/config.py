@@ -15,6 +15,7 @@ from pydantic.dataclasses import dataclass
 from dabnn.data import READERS
 from dabnn.errors import ConfigError
 from dabnn.schema import STRICT, Count, Name, Positive, Share
+from dabnn.training.options import BackwardMode, Precision
 
 Natural = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -152,8 +153,8 @@ class TrainingConfig:
     teacher: str | None = None
     schedule: Literal["poly", "cosine", "constant"] = "poly"
     warmup: Natural = 0
-    backward: Literal["per_dataset", "joint", "fused", "mixed"] = "per_dataset"
-    precision: Literal["no", "bf16", "fp16"] = "no"
+    backward: BackwardMode = "per_dataset"
+    precision: Precision = "no"
     clip_norm: Positive | None = None
     channels_last: bool = False
     ema_decay: Share | None = None

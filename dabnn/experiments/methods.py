@@ -10,6 +10,7 @@ from torch import nn
 
 from dabnn.errors import ConfigError
 from dabnn.experiments.config import Config, ModelConfig, TrainingConfig
+from dabnn.training.options import UpdateMode
 
 PARTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "smp": {"encoder": ("encoder.*",), "decoder": ("decoder.*",)},
@@ -70,7 +71,7 @@ class Method:
     convert: Mapping[str, Any] = field(default_factory=dict)
     share: Literal["encoder", "decoder"] | None = None
     mixed: bool = False
-    update: Literal["alternation", "dataset", "shuffled"] = "alternation"
+    update: UpdateMode = "alternation"
     multiply: Literal["steps", "lr"] | None = None
     weights: Literal["sum", "mean", "size"] = "sum"
     double_largest: bool = False

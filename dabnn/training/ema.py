@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+Slot = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor: the tensor itself may be replaced, as ``to`` does with buffers."""
 
 
 class ModelAverage:
@@ -24,16 +27,36 @@ class ModelAverage:
         """Start as a copy of ``model``."""
         self.module = copy.deepcopy(model).eval()
         self.decay = decay
+        self._source: nn.Module | None = None
+        self._slots: list[tuple[Slot, Slot]] = []
+
+    def relist(self) -> None:
+        """Look up anew which tensors there are in the next update: modules may have been replaced."""
+        self._source = None
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards ``model``, which is not changed."""
-        for average, value in zip(_tensors(self.module), _tensors(model), strict=True):
-            if average.is_floating_point():
-                average.lerp_(value, 1 - self.decay)
-            else:
+        if self._source is not model:
+            self._slots = list(zip(_slots(self.module), _slots(model), strict=True))
+            self._source = model
+        pairs = [(averages[a], values[v]) for (averages, a), (values, v) in self._slots]
+        floating = [pair for pair in pairs if pair[0].is_floating_point()]
+        if floating:
+            averages, values = zip(*floating, strict=True)
+            torch._foreach_lerp_(averages, values, 1 - self.decay)
+        for average, value in pairs:
+            if not average.is_floating_point():
                 average.copy_(value)
 
 
-def _tensors(model: nn.Module) -> Iterable[Tensor]:
-    return {id(tensor): tensor for tensor in model.state_dict(keep_vars=True).values()}.values()
+def _slots(model: nn.Module) -> list[Slot]:
+    """Return where the tensors of the state dict are, each tensor once."""
+    found: dict[int, Slot] = {}
+    for module in model.modules():
+        kept = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
+        for owner, tensors in ((module._parameters, module._parameters), (module._buffers, kept)):
+            for name, tensor in tensors.items():
+                if isinstance(tensor, Tensor):
+                    found.setdefault(id(tensor), (owner, name))
+    return list(found.values())

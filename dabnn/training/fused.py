@@ -18,18 +18,24 @@ from dabnn.training.batch import Draw
 INSTEAD = "use backward='per_dataset'"
 
 
-def check_fused(model: nn.Module) -> None:
-    """Refuse a model whose fused forward would differ from separate forwards.
+def shared_norms(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Return the norms that all datasets share, with their paths."""
+    inside = {id(m) for s in model.modules() if isinstance(s, DatasetSwitch) for m in s.modules()}
+    named = model.named_modules()
+    return [(path, m) for path, m in named if isinstance(m, _NormBase) and id(m) not in inside]
+
+
+def check_shared_norms(norms: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse norms with which a fused forward would differ from separate forwards.
 
     Raises:
-        FusedForwardError: If a norm that is not dataset-aware uses or collects statistics of the batch,
-            which holds the samples of all datasets.
+        FusedForwardError: If one uses or collects statistics of the batch, which holds the samples of all
+            datasets.
     """
-    inside = {id(m) for s in model.modules() if isinstance(s, DatasetSwitch) for m in s.modules()}
-    for path, module in model.named_modules():
-        if id(module) not in inside and _uses_batch_statistics(module):
+    for path, norm in norms:
+        if _uses_batch_statistics(norm):
             raise FusedForwardError(
-                f"{path} ({type(module).__name__}) is shared by all datasets and works with statistics of "
+                f"{path} ({type(norm).__name__}) is shared by all datasets and works with statistics of "
                 f"the batch, which would mix them; convert it, freeze it with .eval(), or {INSTEAD}"
             )
 
@@ -108,8 +114,6 @@ def check_padding(draws: Sequence[Draw], outputs: Sequence[Any]) -> None:
 
 
 def _uses_batch_statistics(module: nn.Module) -> bool:
-    if not isinstance(module, _NormBase):
-        return False
     if isinstance(module, _BatchNorm):
         return module.training or module.running_mean is None
     return module.training and module.running_mean is not None  # an instance norm that tracks statistics

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Any
 
 from torch.utils.data import DistributedSampler
 
-from dabnn.errors import CheckpointError, ConfigError, DabnnWarning, DataError
+from dabnn.errors import CheckpointError, ConfigError, DataError
 from dabnn.training.batch import Draw
-
-EpochLength = Literal["longest", "shortest"]
+from dabnn.training.options import EpochLength, check_choice
+from dabnn.training.warning import warn
 
 CHECK_EMPTY = "check its split, and that drop_last does not drop its only batch"
 
@@ -91,11 +90,9 @@ class BatchStream:
                 )
             self.loader.load_state_dict(state["loader"])
             return
-        warnings.warn(
+        warn(
             f"the loader of dataset {self.dataset!r} has no state_dict: reading {state['batches']} batches "
-            "forward; the resumed run is exact only if its order is deterministic, as SeededLoader's",
-            DabnnWarning,
-            stacklevel=2,
+            "forward; the resumed run is exact only if its order is deterministic, as SeededLoader's"
         )
         for _ in range(state["batches"]):
             self.next()
@@ -125,14 +122,11 @@ class AlternatingLoaders:
             ConfigError: If a weight or ratio is negative, not a number, or of an unknown dataset.
         """
         self.streams = {name: BatchStream(name, loader) for name, loader in loaders.items()}
-        self.weights = dict.fromkeys(loaders, 1.0) | _known("weights", weights, loaders)
+        self.weights = checked_weights(loaders, weights)
         self.ratios = dict.fromkeys(loaders, 1) | _known("ratios", ratios, loaders)
         for name, ratio in self.ratios.items():
             if not isinstance(ratio, int) or ratio < 1:
                 raise ConfigError(f"ratios[{name!r}] must be a positive number of batches, got {ratio!r}")
-        for name, weight in self.weights.items():
-            if not 0 <= weight < math.inf:
-                raise ConfigError(f"weights[{name!r}] must be finite and not negative, got {weight!r}")
 
     def draw(self) -> list[Draw]:
         """Return the batches of one DAT step, in dataset order."""
@@ -149,8 +143,7 @@ class AlternatingLoaders:
             ConfigError: If a loader has no length, or the policy is unknown.
             DataError: If a loader is empty.
         """
-        if length not in ("longest", "shortest"):
-            raise ConfigError(f"epoch_length must be 'longest' or 'shortest', got {length!r}")
+        check_choice("epoch_length", length, EpochLength)
         steps = []
         for name, stream in self.streams.items():
             try:
@@ -178,8 +171,23 @@ class AlternatingLoaders:
             stream.load_state_dict(state[name])
 
 
-def _known(what: str, values: Mapping[str, Any] | None, loaders: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = set(values or {}) - set(loaders)
+def checked_weights(names: Iterable[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Return the loss weight of each dataset, 1 where none is given.
+
+    Raises:
+        ConfigError: If a weight is negative, not a number, or of an unknown dataset.
+    """
+    names = list(names)
+    complete = dict.fromkeys(names, 1.0) | _known("weights", weights, names)
+    for name, weight in complete.items():
+        if not 0 <= weight < math.inf:
+            raise ConfigError(f"weights[{name!r}] must be finite and not negative, got {weight!r}")
+    return complete
+
+
+def _known(what: str, values: Mapping[str, Any] | None, names: Iterable[str]) -> dict[str, Any]:
+    names = list(names)
+    unknown = set(values or {}) - set(names)
     if unknown:
-        raise ConfigError(f"{what} names unknown datasets {sorted(unknown)}; there are {list(loaders)}")
+        raise ConfigError(f"{what} names unknown datasets {sorted(unknown)}; there are {names}")
     return dict(values or {})

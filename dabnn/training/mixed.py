@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dabnn.errors import ConfigError, DataError
+from dabnn.branches.mixed import positions_by_dataset
+from dabnn.errors import DataError, UnknownDatasetError
+from dabnn.selection import DatasetSelection
 from dabnn.training.batch import Draw
-from dabnn.training.loaders import AlternatingLoaders
+from dabnn.training.loaders import AlternatingLoaders, checked_weights
 
 KEY = "dataset"
 STREAM = "mixed batches"
@@ -29,7 +31,6 @@ class MixedLoader(AlternatingLoaders):
         loader: Iterable[Any],
         names: Sequence[str],
         weights: Mapping[str, float] | None = None,
-        ratios: Mapping[str, int] | None = None,
     ) -> None:
         """Check the arguments; no batch is read yet.
 
@@ -37,18 +38,13 @@ class MixedLoader(AlternatingLoaders):
             loader: Any iterable of mixed batches.
             names: The datasets of the model, in branch order.
             weights: Loss weights w_i of Eq. 3, by dataset; default 1.
-            ratios: Not possible here: the loader decides what a batch holds.
 
         Raises:
-            ConfigError: If a weight is negative, not a number, or of an unknown dataset, or ratios are given.
+            ConfigError: If a weight is negative, not a number, or of an unknown dataset.
         """
-        if ratios:
-            raise ConfigError(
-                "ratios are for a loader per dataset; a mixed loader decides what a batch holds"
-            )
         super().__init__({STREAM: loader})
         self.names = tuple(names)
-        self.weights = AlternatingLoaders(dict.fromkeys(names, ()), weights).weights
+        self.weights = checked_weights(names, weights)
 
     def draw(self) -> list[Draw]:
         """Return the parts of the next batch, in branch order of their datasets."""
@@ -70,15 +66,14 @@ def split_mixed(batch: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
         raise DataError(
             f"a mixed batch is a mapping with {KEY!r}, the dataset of each image, besides its image"
         )
-    ids = batch[KEY].tolist() if isinstance(batch[KEY], Tensor) else list(batch[KEY])
-    known = {key: index for index, name in enumerate(names) for key in (name, index)}
-    if unknown := [dataset for dataset in ids if dataset not in known]:
-        raise DataError(f"a mixed batch names the dataset {unknown[0]!r}; the model knows {list(names)}")
-    indices = [known[dataset] for dataset in ids]
-    positions = {index: [k for k, i in enumerate(indices) if i == index] for index in sorted(set(indices))}
+    try:
+        positions = positions_by_dataset(batch[KEY], DatasetSelection(names))
+    except UnknownDatasetError as error:
+        raise DataError(f"a mixed batch names an {error}") from error
+    total = len(batch[KEY])
     return {
-        names[index]: {key: _part(key, value, chosen, len(ids)) for key, value in batch.items() if key != KEY}
-        for index, chosen in positions.items()
+        name: {key: _part(key, value, chosen, total) for key, value in batch.items() if key != KEY}
+        for name, chosen in positions.items()
     }
 
 

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, DistributedType, GradientAccumulationPlugin
-from torch import nn
+from accelerate.state import is_initialized
+from accelerate.utils import DistributedType, send_to_device
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from dabnn.errors import ConfigError
-from dabnn.selection import find_selection
+from dabnn.selection import dataset_names, find_selection
 from dabnn.training.batch import LossFunction
-from dabnn.training.processes import processes
-from dabnn.training.step import BACKWARD, AlternationStep
+from dabnn.training.loaders import AlternatingLoaders
+from dabnn.training.mixed import STREAM, MixedLoader
+from dabnn.training.options import UpdateMode
+from dabnn.training.processes import processes, shard
+from dabnn.training.step import AlternationStep
 
 DATA_PARALLEL = (
     DistributedType.NO,
@@ -28,40 +31,8 @@ DATA_PARALLEL = (
 )
 
 
-def check_options(
-    *,
-    backward: str,
-    update: str,
-    precision: str,
-    clip_norm: float | None,
-    ema_decay: float | None,
-    run_dir: str | Path | None,
-    checkpoint_every: int | None,
-    activation_checkpointing: bool,
-) -> None:
-    """Raise ConfigError if an option of the trainer is out of range, or two contradict each other."""
-    for name, value, allowed in (
-        ("backward", backward, tuple(BACKWARD)),
-        ("update", update, ("alternation", "dataset", "shuffled")),
-        ("precision", precision, ("no", "bf16", "fp16")),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{name} must be one of {allowed}, got {value!r}")
-    if clip_norm is not None and not clip_norm > 0:
-        raise ConfigError(f"clip_norm must be positive, got {clip_norm!r}")
-    if ema_decay is not None and not 0 <= ema_decay < 1:
-        raise ConfigError(f"ema_decay must be in [0, 1), got {ema_decay!r}")
-    if checkpoint_every is not None and (run_dir is None or checkpoint_every < 1):
-        raise ConfigError(f"checkpoint_every={checkpoint_every!r} must be positive, and needs run_dir")
-    if activation_checkpointing and backward == "joint":
-        raise ConfigError(
-            "activation checkpointing recomputes forwards during the one joint backward, when their datasets "
-            "are no longer active; use backward='per_dataset'"
-        )
-
-
-def check_loaders(model: nn.Module, loaders: Mapping[str, Any]) -> None:
-    """Check that there are loaders, for datasets of the model.
+def trained_datasets(model: nn.Module, loaders: Mapping[str, Any] | Iterable[Any]) -> list[str]:
+    """Return the datasets that are trained: those with a loader, or all where one loader mixes them.
 
     Raises:
         ConfigError: If there is no loader.
@@ -69,19 +40,38 @@ def check_loaders(model: nn.Module, loaders: Mapping[str, Any]) -> None:
         NotDatasetAwareError: If the model was not converted.
     """
     selection = find_selection(model)
+    if not isinstance(loaders, Mapping):
+        return list(selection.names)
     if not loaders:
         raise ConfigError(f"no loaders were given; the model knows {list(selection.names)}")
     for name in loaders:
         selection.index(name)
+    return list(loaders)
 
 
-def check_mixed(update: str) -> None:
-    """Raise ConfigError if mixed batches do not fit the options."""
+def prepare_loaders(
+    model: nn.Module,
+    loaders: Mapping[str, Iterable[Any]] | Iterable[Any],
+    weights: Mapping[str, float] | None,
+    ratios: Mapping[str, int] | None,
+    update: UpdateMode,
+) -> AlternatingLoaders:
+    """Return what the steps draw from: this process's parts of the loaders.
+
+    Raises:
+        ConfigError: If weights or ratios do not fit, or mixed batches do not fit the other options.
+    """
+    if isinstance(loaders, Mapping):
+        parts = {name: shard(name, loader, training=True) for name, loader in loaders.items()}
+        return AlternatingLoaders(parts, weights, ratios)
+    if ratios:
+        raise ConfigError("ratios are for a loader per dataset; a mixed loader decides what a batch holds")
     if update != "alternation" and processes().num_processes > 1:
         raise ConfigError(
             f"with update={update!r} every process must step as often, but mixed batches may hold other "
             "datasets in each process; use update='alternation', or one loader per dataset"
         )
+    return MixedLoader(shard(STREAM, loaders, training=True), dataset_names(model), weights)
 
 
 def check_optimizer(model: nn.Module, optimizer: Optimizer) -> None:
@@ -110,46 +100,64 @@ def losses_by_dataset(
     return losses
 
 
-def make_accelerator(precision: str) -> Accelerator:
+def make_accelerator() -> Accelerator:
     """Return an accelerator for this process, one of several if a launcher started it so.
 
+    It knows device and processes only. Mixed precision is torch's own, see `dabnn.training.precision`, so
+    what a launcher or another accelerator of this process says about it changes nothing.
+
     Raises:
-        ConfigError: If the device does not support the precision, or the launcher asks for more than data
-            parallel copies of the model.
+        ConfigError: If the launcher asks for more than data parallel copies of the model.
     """
-    # Accelerate keeps the precision process-wide and refuses another one: a second trainer may differ.
-    state = AcceleratorState._shared_state
-    if state and state.get("_mixed_precision") != precision:
-        AcceleratorState._reset_state()
     accelerator = Accelerator(
-        mixed_precision=precision,
+        # Given to the first accelerator of a process, it keeps the launcher's precision out; later ones must
+        # not ask for another than the first.
+        mixed_precision=None if is_initialized() else "no",
         cpu=processes().device.type == "cpu",
-        # A plugin, for an environment variable of `accelerate launch` would win over the plain argument.
-        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
-        # A forward leaves out the other datasets' branches.
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
     if accelerator.distributed_type not in DATA_PARALLEL:
         raise ConfigError(
             f"the launcher asks for {accelerator.distributed_type.value}, but dabnn trains data parallel "
             "copies of a model: run `accelerate config` without FSDP, DeepSpeed and Megatron, or use torchrun"
         )
-    if precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate would train in full precision
-        raise ConfigError("precision='fp16' needs a GPU; use 'bf16' or 'no'")
     return accelerator
 
 
-def prepare_step(accelerator: Accelerator, step: AlternationStep) -> nn.Module:
-    """Move a step to the device and wrap it for mixed precision and several processes.
+class Exchange(nn.Module):
+    """Gives back a loss; `DistributedDataParallel` around it averages the gradient of that loss.
+
+    It wraps no forward of the model, so whatever fails there leaves nothing behind that waits for others.
+    """
+
+    def __init__(self, step: AlternationStep) -> None:
+        """Hold the step, for its parameters."""
+        super().__init__()
+        self.step = step
+
+    def forward(self, loss: Tensor) -> Tensor:
+        """Return the loss."""
+        return loss
+
+
+def prepare_exchange(accelerator: Accelerator, step: AlternationStep) -> nn.Module:
+    """Move a step to the device; return what its last loss goes through for several processes to average.
 
     Weights and buffers of the main process replace those of the others.
     """
-    prepared: nn.Module = accelerator.prepare(step)
-    if isinstance(prepared, DistributedDataParallel):
-        # Statistics are pooled by `sync_batch_norm_buffers`; a broadcast in every forward would throw away
-        # all but the main process's.
-        prepared.broadcast_buffers = False
-    return prepared
+    exchange = Exchange(step.to(accelerator.device))
+    if accelerator.num_processes == 1 or not any(p.requires_grad for p in step.parameters()):
+        return exchange
+    # A forward leaves out the other datasets' branches.
+    wrapped = DistributedDataParallel(exchange, find_unused_parameters=True)
+    # Statistics are pooled by `sync_batch_norm_buffers`; a broadcast in every step would throw away all but
+    # the main process's.
+    wrapped.broadcast_buffers = False
+    return wrapped
+
+
+def to_device(batch: Any, device: torch.device) -> Any:
+    """Return a batch with all tensors in it on a device."""
+    return send_to_device(batch, device, non_blocking=True)
 
 
 def checkpoint_activations(model: nn.Module) -> None:

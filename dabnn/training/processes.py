@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import os
-import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 from accelerate import PartialState
@@ -16,7 +14,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
 
 from dabnn.data import SeededLoader
-from dabnn.errors import ConfigError, DabnnWarning, ProcessError
+from dabnn.errors import ConfigError, ProcessError
+from dabnn.training.warning import warn
 
 T = TypeVar("T")
 
@@ -46,11 +45,9 @@ def shard(dataset: str, loader: Iterable[Any], *, training: bool) -> Iterable[An
     if isinstance(loader, SeededLoader):
         return loader.shard(index, count)
     if not isinstance(loader, DataLoader) or loader.batch_size is loader.batch_sampler is None:
-        warnings.warn(
+        warn(
             f"the loader of dataset {dataset!r} is no DataLoader with batches, so it cannot be divided: each "
-            "process reads its own, which should hold only its part of the data",
-            DabnnWarning,
-            stacklevel=4,
+            "process reads its own, which should hold only its part of the data"
         )
         return loader
     sampler = get_sampler(loader)
@@ -89,12 +86,24 @@ def agreed(action: Callable[[], T], *, main_only: bool = False) -> T:
     except Exception as error:
         failure = error
     if any_process(failure is not None):
-        reasons = gather_object([f"{type(failure).__name__}: {failure}" if failure else None])
-        if failure is not None:
-            raise failure
-        failed = [f"process {rank}: {reason}" for rank, reason in enumerate(reasons) if reason]
-        raise ProcessError(f"another process failed; {'; '.join(failed)}")
+        raise_everywhere(failure)
     return result  # type: ignore[return-value]
+
+
+def raise_everywhere(failure: Exception | None) -> NoReturn:
+    """Raise in all processes, once all know that one has failed.
+
+    Args:
+        failure: The error of this process, which it raises itself, or None.
+
+    Raises:
+        ProcessError: In the processes that did not fail; the message has the reasons of the others.
+    """
+    reasons = gathered(f"{type(failure).__name__}: {failure}" if failure else None)
+    if failure is not None:
+        raise failure
+    failed = [f"process {rank}: {reason}" for rank, reason in enumerate(reasons) if reason]
+    raise ProcessError(f"another process failed; {'; '.join(failed)}")
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
@@ -103,7 +112,7 @@ def check_agreement(facts: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: In all processes, if one has another value for one of the facts.
     """
-    everywhere: list[Mapping[str, Any]] = gather_object([dict(facts)])
+    everywhere = gathered(dict(facts))
     for name in facts:
         values = [other[name] for other in everywhere]
         if any(value != values[0] for value in values):
@@ -115,22 +124,20 @@ def any_process(flag: bool) -> bool:
     """Tell whether the flag is set in any process."""
     if processes().num_processes == 1:
         return flag
-    return bool(_sum([float(flag)])[0] > 0)
+    return bool(summed(torch.tensor([float(flag)], device=processes().device)).item() > 0)
 
 
-def mean_losses(names: Iterable[str], losses: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Return the mean loss of each dataset over its batches in all processes.
+def gathered(value: T) -> list[T]:
+    """Return what every process has as ``value``, in the order of the processes."""
+    everywhere: list[T] = gather_object([value])
+    return everywhere
 
-    Args:
-        names: All datasets, in the same order in every process.
-        losses: Dataset and loss of each batch of this process.
-    """
-    names, losses = list(names), list(losses)
-    totals = [math.fsum(loss for dataset, loss in losses if dataset == name) for name in names]
-    counts = [float(sum(dataset == name for dataset, _ in losses)) for name in names]
+
+def summed(values: Tensor) -> Tensor:
+    """Return the sum of ``values`` over the processes, which is put in their place."""
     if processes().num_processes > 1:
-        totals, counts = _sum(totals + counts).view(2, -1).tolist()
-    return {name: total / count for name, total, count in zip(names, totals, counts, strict=True) if count}
+        torch.distributed.all_reduce(values)
+    return values
 
 
 def from_main(value: T) -> T:
@@ -140,9 +147,3 @@ def from_main(value: T) -> T:
     values = [value]
     broadcast_object_list(values)
     return values[0]
-
-
-def _sum(values: list[float]) -> Tensor:
-    total = torch.tensor(values, dtype=torch.float64, device=processes().device)
-    torch.distributed.all_reduce(total)
-    return total

@@ -16,56 +16,83 @@ And one to another gradient:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, Literal
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from dabnn.batch import inputs_of
 from dabnn.errors import ConfigError, DataError
 from dabnn.selection import find_selection, use_dataset, use_segments
 from dabnn.training.batch import Draw, LossFunction
-from dabnn.training.fused import check_padding, concatenate, split_output
+from dabnn.training.fused import check_padding, check_shared_norms, concatenate, shared_norms, split_output
+from dabnn.training.options import BackwardMode, Precision
+from dabnn.training.precision import autocast, full
 
-BackwardMode = Literal["per_dataset", "joint", "fused", "mixed"]
-BackwardFunction = Callable[[Tensor], None]
+Accumulate = Callable[[Tensor], object]
+"""Adds the gradient of a tensor to what is there."""
+Finish = Callable[[Tensor, Sequence[Tensor]], object]
+"""Adds the last gradient, given the loss of every draw; several processes average the sum."""
 
 
 class AlternationStep(nn.Module):
     """Maps batches of several datasets to their losses, each under its own branch.
 
-    This is the module that mixed precision and distributed training wrap, so that one call covers all
-    forwards.
-
     Attributes:
         model: The dataset-aware model.
         losses: Loss function of each dataset.
+        precision: Mixed precision of forwards and losses, which come out in single precision.
     """
 
-    def __init__(self, model: nn.Module, losses: Mapping[str, LossFunction]) -> None:
+    def __init__(
+        self, model: nn.Module, losses: Mapping[str, LossFunction], precision: Precision = "no"
+    ) -> None:
         """Hold the model; nothing is copied."""
         super().__init__()
         self.model = model
         self.losses = dict(losses)
+        self.precision = precision
         self._padding_checked = False
+        self._shared_norms: list[tuple[str, nn.Module]] | None = None
 
-    def forward(self, draws: Sequence[Draw], fused: bool = False) -> list[Tensor]:
+    def forward(self, draws: Sequence[Draw], fused: bool = False, selected: bool = False) -> list[Tensor]:
         """Return one scalar loss per draw, not yet weighted.
+
+        Args:
+            draws: The batches.
+            fused: Make one forward on all batches; the caller has set the segments.
+            selected: The caller has selected the dataset of all batches.
 
         Raises:
             FusedForwardError: If ``fused`` and one forward cannot stand for all.
             DataError: If a batch is malformed; the message names its dataset.
             ConfigError: If a loss function does not return a scalar tensor.
         """
-        if fused:
-            outputs = self._fused_outputs(draws)
-            return [self._loss(draw, output) for draw, output in zip(draws, outputs, strict=True)]
-        return [self._forward_one(draw) for draw in draws]
+        with autocast(self.model, self.precision):
+            if fused:
+                outputs = self._fused_outputs(draws)
+                losses = [self._loss(draw, output) for draw, output in zip(draws, outputs, strict=True)]
+            else:
+                losses = [self._forward_one(draw, selected) for draw in draws]
+        return [full(loss) for loss in losses]
 
-    def _forward_one(self, draw: Draw) -> Tensor:
-        with use_dataset(self.model, draw.dataset):
+    def check_shared_norms(self) -> None:
+        """Refuse a model whose fused forward would differ from separate forwards.
+
+        Raises:
+            FusedForwardError: If a norm that all datasets share works with statistics of the batch.
+        """
+        if self._shared_norms is None:  # to walk through all modules in every step would take long
+            self._shared_norms = shared_norms(self.model)
+        check_shared_norms(self._shared_norms)
+
+    def relist(self) -> None:
+        """Look up anew which norms are shared at the next check: modules may have been replaced."""
+        self._shared_norms = None
+
+    def _forward_one(self, draw: Draw, selected: bool) -> Tensor:
+        with nullcontext() if selected else use_dataset(self.model, draw.dataset):
             with _naming([draw]):
                 output = self.model(inputs_of(draw.batch))
             return self._loss(draw, output)
@@ -88,64 +115,64 @@ class AlternationStep(nn.Module):
         return loss
 
 
-def backward_per_dataset(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Accumulate the gradient draw by draw; returns the unweighted losses.
-
-    Several processes exchange the accumulated gradient once, in the last backward.
-    """
+def backward_per_dataset(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
+    """Accumulate the gradient draw by draw."""
     losses = []
     for number, draw in enumerate(draws, 1):
         # The backward stays inside, for activation checkpointing runs the forward again in it.
-        with use_dataset(model_of(step), draw.dataset), _exchanging(step, number == len(draws)):
-            (loss,) = step([draw])
-            backward(loss * draw.weight)
-        losses.append(loss.detach())
-    return losses
+        with use_dataset(step.model, draw.dataset):
+            (loss,) = step([draw], selected=True)
+            losses.append(loss.detach())
+            if number < len(draws):
+                accumulate(loss * draw.weight)
+            else:
+                finish(loss * draw.weight, losses)
 
 
-def backward_joint(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Run all forwards, then one backward of the sum; returns the unweighted losses.
+def backward_joint(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
+    """Run all forwards, then one backward of the sum.
 
     No dataset is active during the backward: a checkpointed model raises instead of recomputing under
     the wrong one.
     """
-    selection = find_selection(model_of(step))
+    selection = find_selection(step.model)
     previous, selection.active = selection.active, None
     try:
         losses = step(draws)
-        backward(_weighted_sum(losses, draws))
+        finish(_weighted_sum(losses, draws), losses)
     finally:
         selection.active = previous
-    return [loss.detach() for loss in losses]
 
 
-def backward_fused(step: nn.Module, draws: Sequence[Draw], backward: BackwardFunction) -> list[Tensor]:
-    """Run one forward on the concatenated batch and one backward; returns the unweighted losses."""
-    selection = find_selection(model_of(step))
+def backward_fused(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
+    """Run one forward on the concatenated batch and one backward; no norm sees more than one dataset."""
+    step.check_shared_norms()
+    backward_mixed(step, draws, accumulate, finish)
+
+
+def backward_mixed(
+    step: AlternationStep, draws: Sequence[Draw], accumulate: Accumulate, finish: Finish
+) -> None:
+    """Run one forward on the concatenated batch and one backward; shared norms see all datasets together."""
+    selection = find_selection(step.model)
     segments = [(selection.index(draw.dataset), _batch_size(draw)) for draw in draws]
-    with use_segments(model_of(step), segments):
+    with use_segments(step.model, segments):
         losses = step(draws, fused=True)
-        backward(_weighted_sum(losses, draws))
-    return [loss.detach() for loss in losses]
+        finish(_weighted_sum(losses, draws), losses)
 
 
-BACKWARD: dict[str, Callable[[nn.Module, Sequence[Draw], BackwardFunction], list[Tensor]]] = {
+BACKWARD: dict[BackwardMode, Callable[[AlternationStep, Sequence[Draw], Accumulate, Finish], None]] = {
     "per_dataset": backward_per_dataset,
     "joint": backward_joint,
     "fused": backward_fused,
-    "mixed": backward_fused,
+    "mixed": backward_mixed,
 }
-
-
-def model_of(step: nn.Module) -> nn.Module:
-    """Return the dataset-aware model inside a step, wrapped for parallel training or not."""
-    return getattr(step, "module", step).model  # type: ignore[return-value]
-
-
-def _exchanging(step: nn.Module, exchange: bool) -> AbstractContextManager[None]:
-    if exchange or not isinstance(step, DistributedDataParallel):
-        return nullcontext()
-    return step.no_sync()
 
 
 def _batch_size(draw: Draw) -> int:

@@ -2,58 +2,45 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from random import Random
-from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from accelerate.utils import send_to_device
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dabnn.branches.calibrate import sync_batch_norm_buffers
-from dabnn.errors import CheckpointError, ConfigError, DataError, NonFiniteLossError
+from dabnn.errors import ConfigError
 from dabnn.evaluation import SegmentationResult
 from dabnn.evaluation.datasets import evaluate_datasets, metric_for
-from dabnn.selection import dataset_names
-from dabnn.training import state
-from dabnn.training.batch import Draw, LossFunction, cross_entropy, to_channels_last
+from dabnn.training.batch import Draw, LossFunction, cross_entropy
 from dabnn.training.callbacks import Callback, ProgressBar
-from dabnn.training.checkpoint import (
-    checkpoint_path,
-    latest_checkpoint,
-    load_weights,
-    read_state,
-    save_checkpoint,
-)
+from dabnn.training.checkpoint import latest_checkpoint
 from dabnn.training.ema import ModelAverage
-from dabnn.training.fused import check_fused
-from dabnn.training.loaders import AlternatingLoaders, EpochLength
-from dabnn.training.mixed import STREAM, MixedLoader
+from dabnn.training.length import total_steps
+from dabnn.training.loaders import AlternatingLoaders
+from dabnn.training.options import BackwardMode, EpochLength, Precision, TrainerOptions, UpdateMode
+from dabnn.training.precision import loss_scale
 from dabnn.training.prepare import (
-    check_loaders,
-    check_mixed,
     check_optimizer,
-    check_options,
     checkpoint_activations,
     losses_by_dataset,
     make_accelerator,
-    prepare_step,
+    prepare_exchange,
+    prepare_loaders,
+    trained_datasets,
 )
-from dabnn.training.processes import agreed, any_process, check_agreement, mean_losses, shard
+from dabnn.training.processes import agreed, any_process, check_agreement, shard
 from dabnn.training.recipe import poly, sgd
 from dabnn.training.signals import StopRequest, catch_sigterm
-from dabnn.training.step import BACKWARD, AlternationStep, BackwardMode
-from dabnn.training.update import update_weights
+from dabnn.training.state import RunState, SchedulerFactory
+from dabnn.training.step import AlternationStep
+from dabnn.training.stepping import Stepper
 
-SchedulerFactory = Callable[[Optimizer, int], LRScheduler]
 SIGTERM_EXIT = 143
 
 
@@ -65,12 +52,9 @@ class AlternationTrainer:
     and weight decay 1e-4, polynomial decay with power 0.9.
 
     Attributes:
-        model: The dataset-aware model; trained in place.
-        ema: Exponential moving average of the model (its ``module``), or None.
-        optimizer: The optimizer.
-        scheduler: The learning-rate schedule, made by the first `fit`; None for a constant rate.
-        step: Number of finished steps.
-        max_steps: Step at which the current `fit` ends.
+        options: How it trains, as given.
+        callbacks: Those that this process calls.
+        accelerator: Tells device and processes.
 
     Example:
         >>> import torch, dabnn
@@ -93,10 +77,10 @@ class AlternationTrainer:
         loss: LossFunction | Mapping[str, LossFunction] = cross_entropy,
         scheduler: SchedulerFactory | None = None,
         backward: BackwardMode = "per_dataset",
-        update: Literal["alternation", "dataset", "shuffled"] = "alternation",
+        update: UpdateMode = "alternation",
         weights: Mapping[str, float] | None = None,
         ratios: Mapping[str, int] | None = None,
-        precision: Literal["no", "bf16", "fp16"] = "no",
+        precision: Precision = "no",
         clip_norm: float | None = None,
         channels_last: bool = False,
         ema_decay: float | None = None,
@@ -104,6 +88,7 @@ class AlternationTrainer:
         callbacks: Sequence[Callback] | None = None,
         run_dir: str | Path | None = None,
         checkpoint_every: int | None = None,
+        keep: int = 2,
     ) -> None:
         """Check everything that can be checked before training.
 
@@ -136,6 +121,7 @@ class AlternationTrainer:
             callbacks: See `dabnn.training.callbacks`; default a progress bar.
             run_dir: Where checkpoints are written, in the folder "checkpoints".
             checkpoint_every: Steps between checkpoints; there is also one at the end and on SIGTERM.
+            keep: How many of the newest checkpoints stay.
 
         Raises:
             ConfigError: If names do not match, arguments contradict each other, or a trainable parameter is
@@ -143,52 +129,38 @@ class AlternationTrainer:
             UnknownDatasetError: If a loader is given for a dataset that the model does not know.
             NotDatasetAwareError: If the model was not converted.
         """
-        check_options(
+        self.options = TrainerOptions(
             backward=backward,
             update=update,
             precision=precision,
             clip_norm=clip_norm,
+            channels_last=channels_last,
             ema_decay=ema_decay,
-            run_dir=run_dir,
-            checkpoint_every=checkpoint_every,
             activation_checkpointing=activation_checkpointing,
+            run_dir=Path(run_dir) if run_dir is not None else None,
+            checkpoint_every=checkpoint_every,
+            keep=keep,
         )
-        names = dataset_names(model)
-        if isinstance(loaders, Mapping):
-            check_loaders(model, loaders)
-        losses = losses_by_dataset(loss, loaders if isinstance(loaders, Mapping) else names)
+        losses = losses_by_dataset(loss, trained_datasets(model, loaders))
         if optimizer is None:
             optimizer, scheduler = sgd(model), scheduler or poly
         check_optimizer(model, optimizer)
-        self.accelerator = make_accelerator(precision)
-        self.loaders: AlternatingLoaders
-        if isinstance(loaders, Mapping):
-            parts = {name: shard(name, loader, training=True) for name, loader in loaders.items()}
-            self.loaders = AlternatingLoaders(parts, weights, ratios)
-        else:
-            check_mixed(update)
-            part = shard(STREAM, loaders, training=True)
-            self.loaders = MixedLoader(part, names, weights, ratios)
+        self.accelerator = make_accelerator()
+        scaler = loss_scale(precision, self.accelerator.device)
+        prepared = prepare_loaders(model, loaders, weights, ratios, update)
         if activation_checkpointing:
             checkpoint_activations(model)
         if channels_last:
             model.to(memory_format=torch.channels_last)
-        self.model = model
-        # Only the step is prepared: Accelerate's optimizer wrapper would hide steps from the scheduler.
-        self._step = prepare_step(self.accelerator, AlternationStep(model, losses))
-        self.ema = ModelAverage(model, ema_decay) if ema_decay is not None else None
-        self.optimizer = optimizer
-        self.scheduler: LRScheduler | None = None
+        step = AlternationStep(model, losses, precision)
+        exchange = prepare_exchange(self.accelerator, step)
+        ema = ModelAverage(model, ema_decay) if ema_decay is not None else None
+        self._run = RunState(model, ema, prepared, optimizer, scaler, update)
+        self._stepper = Stepper(self._run, step, exchange, self.options, self.accelerator.device)
         self._scheduler_factory = scheduler
-        self.backward, self.update = backward, update
-        self.clip_norm, self.channels_last = clip_norm, channels_last
         callbacks = [ProgressBar()] if callbacks is None else callbacks
         main = self.accelerator.is_main_process
         self.callbacks = [callback for callback in callbacks if main or not callback.main_process_only]
-        self.run_dir = Path(run_dir) if run_dir is not None else None
-        self.checkpoint_every = checkpoint_every
-        self.step = self.max_steps = 0
-        self._saved_step: int | None = None
         self._stopping = False
 
     def fit(
@@ -218,18 +190,21 @@ class AlternationTrainer:
                 rate was scheduled for another number, or ``run_dir`` holds another run's checkpoints.
             DataError: If a loader is empty or a batch malformed.
             CheckpointError: If a checkpoint cannot be written, or the newest cannot be resumed.
-            ProcessError: If reading data, saving or resuming failed in another process.
+            ProcessError: If a step, saving or resuming failed in another process.
         """
-        steps = self._resolve_steps(max_steps, epochs, epoch_length)
+        steps = total_steps(
+            self.loaders, self.step, max_steps=max_steps, epochs=epochs, epoch_length=epoch_length
+        )
         self._stopping = False
         latest = self._latest_checkpoint()
         facts = {"datasets": list(self.loaders.weights), "number of steps": steps, "checkpoint": latest}
         check_agreement(facts)
         if latest is not None and self.step == 0 and not resume:
             raise ConfigError(f"{latest} is of another run; pass resume=True, or take another run_dir")
-        self._schedule(steps)
+        self._run.schedule(steps, self._scheduler_factory)
         if resume and latest is not None:
-            agreed(partial(self._resume, latest))
+            agreed(partial(self._run.resume, latest))
+        self._stepper.relist()
         if not self.model.training:
             self.model.train()
         with catch_sigterm() as stop, ExitStack() as endings:
@@ -237,12 +212,12 @@ class AlternationTrainer:
                 callback.on_fit_start(self)
                 endings.callback(callback.on_fit_end, self)
             while self.step < self.max_steps and not self._asked_to_stop(stop):
-                losses = self.train_step(agreed(self.loaders.draw))
+                losses = self._stepper.make(self.loaders.draw)
                 for callback in self.callbacks:
                     callback.on_step_end(self, losses)
-                if self.checkpoint_every and self.step % self.checkpoint_every == 0:
+                if self.options.checkpoint_every and self.step % self.options.checkpoint_every == 0:
                     self.save_checkpoint()
-            if self.run_dir is not None and self._saved_step != self.step:
+            if self.run_dir is not None and self._run.saved_step != self.step:
                 self.save_checkpoint()
         if any_process(stop.received):
             raise SystemExit(SIGTERM_EXIT)
@@ -260,34 +235,49 @@ class AlternationTrainer:
             NonFiniteLossError: If a loss or gradient is NaN or infinite.
             DataError: If a batch is malformed.
             FusedForwardError: If ``backward="fused"`` does not fit the model or the batches.
+            ProcessError: If another process failed before the gradient was exchanged.
         """
-        draws = [replace(draw, batch=self._to_device(draw.batch)) for draw in draws]
-        if self.backward == "fused":
-            check_fused(self.model)
-        groups = [draws] if self.update == "alternation" else [[draw] for draw in draws]
-        if self.update == "shuffled":
-            Random(self.step).shuffle(groups)  # the same order in every process, and after resuming
-        losses: dict[str, list[float]] = {}
-        updated = False
-        for group in groups:
-            try:
-                means = self._compute_gradient(group)
-                updated |= update_weights(self.model, self.optimizer, self.accelerator.scaler, self.clip_norm)
-            except NonFiniteLossError as error:
-                self.optimizer.zero_grad(set_to_none=True)
-                raise NonFiniteLossError(
-                    f"{error} in step {self.step + 1}; no optimizer step was made with it. Last checkpoint: "
-                    f"{self._latest_checkpoint()}. Lower the learning rate, clip the gradient (clip_norm), "
-                    "or look at the batches of that step"
-                ) from None
-            for name, loss in means.items():
-                losses.setdefault(name, []).append(loss)
-        if self.scheduler is not None and updated:
-            self.scheduler.step()
-        if self.ema is not None:
-            self.ema.update(self.model)
-        self.step += 1
-        return {name: fmean(losses[name]) for name in self.loaders.weights if name in losses}
+        return self._stepper.make(lambda: draws)
+
+    @property
+    def model(self) -> nn.Module:
+        """The dataset-aware model; trained in place."""
+        return self._run.model
+
+    @property
+    def ema(self) -> ModelAverage | None:
+        """Exponential moving average of the model (its ``module``), or None."""
+        return self._run.ema
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer."""
+        return self._run.optimizer
+
+    @property
+    def scheduler(self) -> LRScheduler | None:
+        """The learning-rate schedule, made by the first `fit`; None for a constant rate."""
+        return self._run.scheduler
+
+    @property
+    def loaders(self) -> AlternatingLoaders:
+        """What the steps draw from."""
+        return self._run.loaders
+
+    @property
+    def step(self) -> int:
+        """Number of finished steps."""
+        return self._run.step
+
+    @property
+    def max_steps(self) -> int:
+        """Step at which the current `fit` ends."""
+        return self._run.max_steps
+
+    @property
+    def run_dir(self) -> Path | None:
+        """Where checkpoints are written, in the folder "checkpoints"."""
+        return self.options.run_dir
 
     @property
     def trained_model(self) -> nn.Module:
@@ -326,73 +316,13 @@ class AlternationTrainer:
             CheckpointError: If it cannot be written; older checkpoints stay.
             ProcessError: If the main process could not write it.
         """
-        if self.run_dir is None:
+        if self.options.checkpoints is None:
             raise ConfigError("checkpoints need run_dir")
-        for module in self._modules.values():
-            sync_batch_norm_buffers(module)
-        path, captured = checkpoint_path(self.run_dir / "checkpoints", self.step), state.capture(self)
-        write = partial(save_checkpoint, path, self._modules, captured)
-        agreed(write, main_only=True)
-        self._saved_step = self.step
-        return path
-
-    def _resume(self, path: Path) -> None:
-        saved = read_state(path)
-        try:
-            state.check(self, saved)
-        except CheckpointError as error:
-            raise CheckpointError(f"cannot resume {path}: {error}") from error
-        load_weights(path, self._modules)
-        state.restore(self, saved)
-        self._saved_step = self.step
-
-    def _compute_gradient(self, draws: Sequence[Draw]) -> dict[str, float]:
-        """Replace the gradient by that of the draws' weighted sum; return each dataset's mean loss."""
-        self.optimizer.zero_grad(set_to_none=True)  # None, or weight decay would move the other datasets
-        try:
-            losses = BACKWARD[self.backward](self._step, draws, self.accelerator.backward)
-        except DataError as error:
-            raise DataError(f"in step {self.step + 1}, {error}") from error
-        values = [(draw.dataset, loss.item()) for draw, loss in zip(draws, losses, strict=True)]
-        means = mean_losses(self.loaders.weights, values)
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise NonFiniteLossError(f"the loss of dataset {name!r} is {value}")
-        return means
-
-    def _schedule(self, steps: int) -> None:
-        if self.scheduler is not None and steps != self.max_steps:
-            raise ConfigError(
-                f"the learning rate is scheduled over {self.max_steps} steps, so fit cannot go to {steps}; "
-                "make a new trainer"
-            )
-        if self.scheduler is None and self._scheduler_factory is not None:
-            self.scheduler = self._scheduler_factory(self.optimizer, steps)
-        self.max_steps = steps
-
-    def _resolve_steps(self, max_steps: int | None, epochs: int | None, epoch_length: EpochLength) -> int:
-        if (max_steps is None) == (epochs is None):
-            raise ConfigError("give either max_steps or epochs")
-        steps = max_steps if epochs is None else epochs * self.loaders.steps_per_epoch(epoch_length)
-        if not isinstance(steps, int) or steps < 1:
-            raise ConfigError(f"the number of steps must be a positive integer, got {steps!r}")
-        if steps < self.step:
-            raise ConfigError(
-                f"{steps} steps in total are fewer than the {self.step} already made; max_steps counts from "
-                "the start of the run"
-            )
-        return steps
-
-    @property
-    def _modules(self) -> dict[str, nn.Module]:
-        return {"model": self.model} | ({"ema": self.ema.module} if self.ema is not None else {})
+        return self._run.save(self.options.checkpoints, self.options.keep)
 
     def _latest_checkpoint(self) -> Path | None:
-        return latest_checkpoint(self.run_dir / "checkpoints") if self.run_dir is not None else None
+        folder = self.options.checkpoints
+        return latest_checkpoint(folder) if folder is not None else None
 
     def _asked_to_stop(self, stop: StopRequest) -> bool:
         return any_process(stop.received or self._stopping)
-
-    def _to_device(self, batch: Any) -> Any:
-        batch = send_to_device(batch, self.accelerator.device, non_blocking=True)
-        return to_channels_last(batch) if self.channels_last else batch

@@ -10,6 +10,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def gradients(rank: int) -> dict[str, Any]:
 
 def count_sent(trainer: AlternationTrainer) -> list[int]:
     """Count the elements that are exchanged in backward passes."""
-    wrapped, sent = trainer._step, []
+    wrapped, sent = trainer._stepper.exchange, []
     assert isinstance(wrapped, DistributedDataParallel)
 
     def hook(_: object, bucket: Any) -> torch.futures.Future[Tensor]:
@@ -87,6 +88,56 @@ def count_sent(trainer: AlternationTrainer) -> list[int]:
     hook.__annotations__.clear()  # torch compares them with classes, and here they are strings
     wrapped.register_comm_hook(None, hook)
     return sent
+
+
+def after_failures(rank: int) -> dict[str, Any]:
+    """Two steps that fail in process 1 alone, in reading and for a NaN, then one that is made by all."""
+    report: dict[str, Any] = {}
+    for mode in ("per_dataset", "joint", "fused"):
+        model = small_model()
+        trainer = trainer_of(model, backward=mode)
+        start = {key: p.detach().clone() for key, p in model.named_parameters()}
+        bad, nan = own_draws(rank), own_draws(rank)
+        if rank == 1:
+            bad[2] = Draw("c", {"x": 1})
+            nan[2].batch[0].fill_(torch.nan)
+        errors = [failure(partial(trainer.train_step, draws)) for draws in (bad, nan)]
+        unmoved = all(torch.equal(p, start[key]) for key, p in model.named_parameters())
+        model.load_state_dict(small_model().state_dict())  # the statistics too
+        trainer.train_step(own_draws(rank))
+        report[mode] = {"errors": errors, "unmoved": unmoved, "gradient": gradient(model)}
+    return report
+
+
+def forwards_before_a_failed_read(rank: int) -> int:
+    """Process 1 cannot read, and the norms of the model wait for all processes: none may begin a forward."""
+    model, forwards = small_model(), []
+    model.register_forward_pre_hook(lambda module, args: forwards.append(""))
+    trainer = trainer_of(model, loaders=batches() | {"b": [] if rank == 1 else batches()["b"]})
+    model.extra = nn.SyncBatchNorm(6)  # now, for DistributedDataParallel refuses it without a GPU
+    assert "no more batches" in failure(lambda: trainer.fit(max_steps=1))
+    return len(forwards)
+
+
+def agreements() -> dict[str, int]:
+    """How often the processes wait for each other in two steps of `fit`, besides for the gradient."""
+    calls: list[str] = []
+    all_reduce = torch.distributed.all_reduce
+
+    def counted(*args: Any, **options: Any) -> Any:
+        calls.append("")
+        return all_reduce(*args, **options)
+
+    trainer = trainer_of(small_model())
+    torch.distributed.all_reduce = counted
+    try:
+        counts = []
+        for steps in (2, 4):
+            trainer.fit(max_steps=steps)
+            counts.append(len(calls))
+    finally:
+        torch.distributed.all_reduce = all_reduce
+    return {"first": counts[0], "second": counts[1] - counts[0]}
 
 
 def absent_dataset(rank: int) -> dict[str, Any]:
@@ -165,6 +216,7 @@ def data_loaders() -> dict[str, Any]:
         "epochs": [torch.cat(batches).flatten().tolist() for batches in epochs],
         "evaluation": [value for batch, _ in part for value in batch.flatten().tolist()],
         "undivided": (undivided, [str(warning.message) for warning in caught]),
+        "warned at": [Path(warning.filename).name for warning in caught],
     }
 
 
@@ -197,12 +249,14 @@ def refusals(rank: int, folder: Path) -> dict[str, str]:
         (folder / "file").write_text("")
     images, masks = segmentation_batch(3)
     nan = [(images * torch.nan if rank == 1 else images, masks)]
+    bad = [{"x": 1}] if rank == 1 else batches()["c"]
     return {
         "missing dataset": failure(fit(NAMES if rank == 0 else NAMES[:2])),
         "empty loader": failure(fit(NAMES, b=[] if rank == 1 else batches()["b"])),
         "broken loader": failure(fit(NAMES, a=broken())),
         "steps": failure(lambda: steps.fit(max_steps=2 + rank)),
         "nan": failure(fit(NAMES, a=nan)),
+        "bad batch": failure(fit(NAMES, c=bad)),
         "mixed": failure(lambda: trainer_of(small_model(), **mixed)),
         "disk": failure(unwritable.save_checkpoint),
     }
@@ -236,6 +290,9 @@ def main(folder: Path) -> None:
     trainer_of(small_model())  # starts the process group
     rank = torch.distributed.get_rank()
     report["gradients"] = gradients(rank)
+    report["after failures"] = after_failures(rank)
+    report["forwards before a failed read"] = forwards_before_a_failed_read(rank)
+    report["agreements"] = agreements()
     report["absent"] = absent_dataset(rank)
     report["runs"] = runs(rank, folder)
     report["loaders"] = data_loaders()

@@ -154,11 +154,11 @@ def test_shuffled_updates_go_through_all_datasets_in_changing_order(monkeypatch:
     model = same_as_dataset_aware(plain_networks(small_net, "classifier"), small_net, "classifier")
     trainer = AlternationTrainer(model, double_batches(8), update="shuffled")
     orders: list[list[str]] = []
-    compute = trainer._compute_gradient
+    compute = trainer._stepper._compute_gradient
     monkeypatch.setattr(
-        trainer,
+        trainer._stepper,
         "_compute_gradient",
-        lambda draws: orders.append([d.dataset for d in draws]) or compute(draws),
+        lambda draws, agreement: orders.append([d.dataset for d in draws]) or compute(draws, agreement),
     )
     losses = [list(trainer.train_step(trainer.loaders.draw())) for _ in range(STEPS)]
     steps = [tuple(name for (name,) in orders[k : k + 3]) for k in range(0, len(orders), 3)]

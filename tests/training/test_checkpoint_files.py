@@ -291,6 +291,13 @@ def test_shared_tensors_are_saved_once_and_come_back_shared(tmp_path: Path) -> N
     assert other.again[0].weight is other.stem[0].weight
 
 
+def test_keep_says_how_many_checkpoints_of_a_run_stay(tmp_path: Path) -> None:
+    for keep, kept in ((1, [5]), (3, [3, 4, 5])):
+        run_dir = tmp_path / str(keep)
+        seeded_trainer(run_dir, checkpoint_every=1, keep=keep).fit(max_steps=5)
+        assert sorted(os.listdir(run_dir / "checkpoints")) == [f"step_{step:08d}" for step in kept]
+
+
 def test_saving_needs_a_folder() -> None:
     with pytest.raises(ConfigError, match="run_dir"):
         AlternationTrainer(small_model(), batches()).save_checkpoint()

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_runs import CLASSES, NAMES, SmallNet, assert_same_step, draws, plain_sgd, small_model, step_once
+from small_runs import (
+    CLASSES,
+    NAMES,
+    SmallNet,
+    assert_same_step,
+    batches,
+    draws,
+    plain_sgd,
+    small_model,
+    step_once,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import dabnn
 from dabnn.errors import FusedForwardError, NonFiniteLossError
-from dabnn.training import AlternationTrainer, Draw
+from dabnn.training import AlternationTrainer, Callback, Draw
 
 
 def fused_trainer(model: nn.Module) -> AlternationTrainer:
@@ -62,6 +72,30 @@ def test_frozen_shared_batch_norm_is_fine() -> None:
     expected, _ = step_once(model, draws(torch.float64))
     actual, _ = step_once(model, draws(torch.float64), backward="fused")
     assert_same_step(actual, expected, 1e-9)
+
+
+def test_a_shared_norm_that_a_callback_puts_into_train_mode_between_steps() -> None:
+    class Thaw(Callback):
+        def on_step_end(self, trainer: AlternationTrainer, losses: object) -> None:
+            if trainer.step == 2:
+                trainer.model.body[1].train()
+
+    model = convert(SmallNet(), skip="body.1")
+    model.body[1].eval()
+    trainer = AlternationTrainer(model, batches(), backward="fused", callbacks=[Thaw()])
+    with pytest.raises(FusedForwardError, match=r"body\.1"):
+        trainer.fit(max_steps=5)
+    assert trainer.step == 2
+
+
+def test_a_shared_norm_that_replaces_another_between_two_fits() -> None:
+    model = convert(SmallNet(), skip="body.1")
+    model.body[1].eval()
+    trainer = AlternationTrainer(model, batches(), backward="fused", optimizer=plain_sgd(model), callbacks=[])
+    trainer.fit(max_steps=1)
+    model.body[1] = nn.BatchNorm2d(6)
+    with pytest.raises(FusedForwardError, match=r"body\.1"):
+        trainer.fit(max_steps=2)
 
 
 def test_shared_batch_norm_without_statistics_even_in_eval_mode() -> None:

@@ -70,7 +70,7 @@ def test_what_comes_along_is_divided_too() -> None:
         ({"image": torch.zeros(2, 3, 8, 8)}, "a mapping with 'dataset'"),
         (
             {"image": torch.zeros(2, 3, 8, 8), "dataset": ["a", "x"]},
-            r"'x'; the model knows \['a', 'b', 'c'\]",
+            "unknown dataset 'x'; this model knows {0: 'a', 1: 'b', 2: 'c'}",
         ),
         ({"image": torch.zeros(2, 3, 8, 8), "dataset": [0]}, "1 dataset ids, but 2 entries under 'image'"),
     ],
@@ -84,7 +84,7 @@ def test_malformed_mixed_batches(batch: Any, message: str) -> None:
 
 def test_ratios_and_weights_of_a_mixed_loader() -> None:
     with pytest.raises(ConfigError, match="a mixed loader decides"):
-        MixedLoader([], NAMES, ratios={"a": 2})
+        AlternationTrainer(small_model(), [], ratios={"a": 2})
     with pytest.raises(ConfigError, match="weights names unknown datasets"):
         MixedLoader([], NAMES, weights={"x": 2.0})
     assert MixedLoader([mixed(0)] * 4, NAMES).steps_per_epoch("longest") == 4

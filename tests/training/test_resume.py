@@ -156,8 +156,9 @@ def test_loaders_without_a_state_warn_and_are_exact_if_their_order_is_fixed(tmp_
     expected = train(tmp_path / "clean")
     with pytest.raises(RuntimeError, match="crashed"):
         train(tmp_path / "crashed", Crash(3))
-    with pytest.warns(DabnnWarning, match="reading 2 batches forward"):
+    with pytest.warns(DabnnWarning, match="reading 2 batches forward") as warnings:
         actual = train(tmp_path / "crashed")
+    assert {warning.filename for warning in warnings} == {__file__}  # where `fit` was called
     assert_equal_state(actual.model.state_dict(), expected.model.state_dict())
 
 

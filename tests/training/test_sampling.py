@@ -78,7 +78,7 @@ def test_epochs(ratios: dict[str, int] | None, longest: int, shortest: int) -> N
     loaders = AlternatingLoaders(LENGTHS, ratios=ratios)
     assert loaders.steps_per_epoch("longest") == longest
     assert loaders.steps_per_epoch("shortest") == shortest
-    with pytest.raises(ConfigError, match="'longest' or 'shortest', got 'mean'"):
+    with pytest.raises(ConfigError, match=r"one of \('longest', 'shortest'\), got 'mean'"):
         loaders.steps_per_epoch("mean")  # type: ignore[arg-type]
 
 

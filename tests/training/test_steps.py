@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 import os
+import subprocess
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import segmentation_models_pytorch as smp
+import small_runs
 import timm
 import torch
 from small_runs import (
@@ -91,8 +94,8 @@ def test_infinite_loss_under_update_by_dataset_keeps_the_steps_before_it() -> No
 
 def with_scaler(trainer: AlternationTrainer, scale: float = 1024.0) -> torch.amp.GradScaler:
     """Give a CPU trainer the loss scaling that fp16 has on a GPU."""
-    trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
-    return trainer.accelerator.scaler
+    trainer._run.scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    return trainer._run.scaler
 
 
 def infinite_gradient(output: Tensor, batch: Batch) -> Tensor:
@@ -166,6 +169,50 @@ def test_trainers_of_different_precision_live_side_by_side() -> None:
     assert seen == {"bf16": {torch.bfloat16}, "no": {torch.float32}}
 
 
+@MODES
+def test_bfloat16_is_torchs_autocast_around_forward_and_loss(backward: str) -> None:
+    """Against a loop in plain torch; `fused` concatenates, so its losses are rounded in another order."""
+    model, other = small_model(), small_model()
+    trainer = trainer_for(model, precision="bf16", backward=backward)
+    optimizer = plain_sgd(other)
+    for k in range(3):
+        items = [Draw(name, data[k]) for name, data in batches().items()]
+        losses = trainer.train_step(items)
+        optimizer.zero_grad()
+        for draw in items:
+            with dabnn.use_dataset(other, draw.dataset), torch.autocast("cpu", torch.bfloat16):
+                loss = cross_entropy(other(draw.batch[0]), draw.batch)
+            if backward == "fused":
+                assert losses[draw.dataset] == pytest.approx(loss.item(), rel=1e-2)
+            elif k == 0 or backward == "per_dataset":
+                assert losses[draw.dataset] == loss.item()
+            loss.backward()
+        optimizer.step()
+    if backward == "per_dataset":
+        assert_equal_state(model.state_dict(), other.state_dict())
+
+
+@pytest.mark.parametrize("before", ["", "Accelerator(mixed_precision='bf16')"])
+def test_a_launcher_or_another_accelerator_does_not_change_the_precision(before: str) -> None:
+    program = f"""
+from accelerate import Accelerator
+{before}
+from small_runs import draws, small_model
+from dabnn.training import AlternationTrainer
+for precision in ("no", "bf16", "no"):
+    model, seen = small_model(), set()
+    model.body[0].register_forward_hook(lambda module, args, output: seen.add(str(output.dtype)))
+    AlternationTrainer(model, dict.fromkeys("abc", ()), precision=precision).train_step(draws())
+    print(*seen)
+"""
+    paths = [str(Path(small_runs.__file__).parent), *sys.path]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "ACCELERATE_MIXED_PRECISION": "bf16"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["torch.float32", "torch.bfloat16", "torch.float32"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
 def test_fp16_needs_a_gpu() -> None:
     with pytest.raises(ConfigError, match="needs a GPU"):
@@ -225,6 +272,37 @@ def test_ema_averages_a_tensor_with_two_names_once() -> None:
     torch.testing.assert_close(
         average[2][1].bns[1].running_mean, 0.9 * mean + 0.1 * model[0][1].bns[1].running_mean
     )
+
+
+def test_ema_follows_tensors_that_are_replaced_or_loaded() -> None:
+    class Centre(nn.Module):
+        """Keeps a buffer that every forward replaces, and one that is not saved."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("mean", torch.zeros(()))
+            self.register_buffer("grid", torch.zeros(()), persistent=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mean = x.detach().mean()
+            return x
+
+    net = SmallNet()
+    net.dropout = Centre()
+    model = dabnn.convert_to_dataset_aware(
+        net, dataset_names=NAMES, num_classes=[3, 5, 2], classifier="classifier"
+    )
+    trainer = trainer_for(model, ema_decay=0.5)
+    assert trainer.ema is not None
+    expected = deepcopy(model.state_dict())
+    for k in range(3):
+        trainer.train_step([Draw(name, items[k]) for name, items in batches().items()])
+        for key, value in model.state_dict().items():
+            expected[key] = 0.5 * expected[key] + 0.5 * value if value.is_floating_point() else value
+        model.load_state_dict(deepcopy(model.state_dict()), assign=k == 0)
+        trainer.optimizer.param_groups[0]["params"] = list(model.parameters())
+    assert model.dropout.mean != 0
+    torch.testing.assert_close(dict(trainer.ema.module.state_dict()), dict(expected))
 
 
 @MODES

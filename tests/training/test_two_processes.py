@@ -155,6 +155,7 @@ def test_other_iterables_are_taken_as_divided_with_a_warning(reports: list[dict[
         assert loader == [1, 2]
         assert "dataset 'b'" in warning
         assert "only its part" in warning
+        assert report["loaders"]["warned at"] == [SCRIPT.name]
 
 
 @pytest.mark.parametrize(
@@ -181,6 +182,7 @@ def test_errors_are_raised_in_all_processes(
     [
         ("empty loader", 1, "DataError: the loader of dataset 'b' has no more batches"),
         ("broken loader", 1, "DataError: image 7 is truncated"),
+        ("bad batch", 1, "DataError: in step 1, dataset 'c': a batch needs the key 'image'"),
         ("disk", 0, "CheckpointError: could not save"),
     ],
 )
@@ -190,6 +192,32 @@ def test_an_error_of_one_process_ends_the_others_with_its_reason(
     assert reports[failing]["refusals"][case].startswith(reason)
     other = reports[1 - failing]["refusals"][case]
     assert other.startswith(f"ProcessError: another process failed; process {failing}: {reason}")
+
+
+@pytest.mark.parametrize("backward", ["per_dataset", "joint", "fused"])
+def test_a_step_that_fails_in_one_process_is_made_in_none_and_the_next_one_is_whole(
+    backward: str, reports: list[dict[str, Any]], singles: list[dict[str, torch.Tensor]]
+) -> None:
+    for rank, report in enumerate(reports):
+        seen = report["after failures"][backward]
+        bad, nan = seen["errors"]
+        assert bad.startswith("DataError" if rank == 1 else "ProcessError: another process failed; process 1")
+        assert "dataset 'c'" in bad
+        assert nan.startswith("NonFiniteLossError: the loss of dataset 'c' is nan in step 1")
+        assert seen["unmoved"]
+        assert distance(seen["gradient"], average(singles)) < 1e-6
+
+
+def test_norms_that_wait_for_all_processes_are_not_entered_when_one_cannot_read(
+    reports: list[dict[str, Any]],
+) -> None:
+    assert [report["forwards before a failed read"] for report in reports] == [0, 0]
+
+
+def test_the_processes_agree_twice_a_step(reports: list[dict[str, Any]]) -> None:
+    """Whether to stop, and whether all have come through; once more at the end of `fit`, for SIGTERM."""
+    for report in reports:
+        assert report["agreements"] == {"first": 2 * 2 + 1, "second": 2 * 2 + 1}
 
 
 def test_pooled_statistics_are_those_of_all_values(reports: list[dict[str, Any]]) -> None:
