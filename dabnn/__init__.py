@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from dabnn._version import __version__
 from dabnn.adapter_files import load_dataset, save_dataset
 from dabnn.adapters import add_dataset, remove_dataset
 from dabnn.convert import convert_to_dataset_aware
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from dabnn.preprocessing import preprocess
     from dabnn.pretrained import save_pretrained
     from dabnn.training import AlternationTrainer
-
-__version__ = "0.1.0"
 
 __all__ = [
     "AlternationTrainer",

@@ -1,0 +1,3 @@
+"""The version of dabnn; the build reads it from here."""
+
+__version__ = "0.1.0"
