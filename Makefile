@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-all lint format docs build wheel clean
+.PHONY: install demo test test-all test-minimum lint format docs build wheel clean
 
 install: $(STAMP)
 
@@ -20,12 +20,21 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/dabnn demo
 
+# Two processes, each with one thread of torch; a file's tests stay together, for what they share.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: install
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 # Everything: the matrix over timm, SMP and torchvision, and the tests that train for minutes.
 test-all: install
-	$(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
+
+# The oldest versions that pyproject.toml allows, in an environment of their own (several GB).
+test-minimum:
+	mkdir -p build
+	$(PYTHON) tests/minimum.py > build/minimum.txt
+	PIP_CONSTRAINT=build/minimum.txt $(MAKE) test VENV=build/minimum
 
 lint: install
 	$(BIN)/ruff check .

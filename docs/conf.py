@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import tomllib
-from pathlib import Path
-
-PYPROJECT = Path(__file__).parents[1] / "pyproject.toml"
+from dabnn import __version__
 
 project = "dabnn"
 author = "The dabnn maintainers"
 copyright = author
-release = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]["version"]
+release = __version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]

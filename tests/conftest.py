@@ -12,6 +12,9 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from dabnn.experiments.demo.run import DemoResult
 
+# The real datasets are for the tests that ask for them; the others look for their own where a config says.
+DATA = os.environ.pop("DABNN_DATA", None)
+
 # A property test may meet a busy machine: its examples have no time limit.
 settings.register_profile("dabnn", deadline=None)
 settings.load_profile("dabnn")
@@ -30,8 +33,7 @@ def _seeded() -> None:
 @pytest.fixture(scope="session")
 def data_root() -> Path:
     """Folder of the real datasets: $DABNN_DATA, or ``shared/data`` beside the repository."""
-    beside = Path(__file__).parents[2] / "shared" / "data"
-    root = Path(os.environ.get("DABNN_DATA", beside))
+    root = Path(DATA or Path(__file__).parents[2] / "shared" / "data")
     if not root.is_dir():
         pytest.skip(f"real datasets are not at {root}; point DABNN_DATA to them")
     return root

@@ -18,9 +18,11 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 
 import dabnn
 
+ROOT = Path(__file__).parents[1]
 SURFACE = Path(__file__).with_name("api_surface.json")
 REGENERATE = (
     "the public surface changed; if on purpose, see the top of this file, and note it in CHANGELOG.md"
@@ -102,6 +104,11 @@ def test_everything_public_is_documented() -> None:
 def test_an_unknown_name_is_reported_as_usual() -> None:
     with pytest.raises(AttributeError, match="module 'dabnn' has no attribute 'convert_to_bn'"):
         _ = dabnn.convert_to_bn
+
+
+def test_the_citation_names_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == dabnn.__version__
 
 
 def test_importing_dabnn_loads_none_of_the_libraries_it_works_with() -> None:

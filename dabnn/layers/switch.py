@@ -134,7 +134,8 @@ class DatasetSwitch(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = name in self.__dict__ or name.startswith("_") or hasattr(type(self), name)
-        branches = self.branches if self.branch_list in self._modules else ()
+        # torch.export of torch 2.9 sets `__dict__` of a bare instance, which has no modules yet.
+        branches = self.branches if self.branch_list in self.__dict__.get("_modules", {}) else ()
         if not own and any(hasattr(branch, name) for branch in branches):
             raise AttributeError(
                 f"'{name}' exists once per dataset here: set it on each of .{self.branch_list} "

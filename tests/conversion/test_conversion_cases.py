@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from functools import partial
 
 import pytest
 import timm
@@ -34,6 +35,7 @@ from toy_models import (
     on,
     process_group,
     randomise,
+    without_beta,
 )
 
 import dabnn
@@ -173,9 +175,13 @@ def test_c10_custom_attributes_survive() -> None:
     assert [bn.tag for bn in model.bn1.bns] == ["stem", "stem"]
 
 
-@pytest.mark.parametrize("options", [{"momentum": None}, {"affine": False}, {"bias": False}], ids=str)
-def test_c11_options_of_batch_norm_survive(options) -> None:
-    assert_drop_in(randomise(ConvNet(lambda channels: nn.BatchNorm2d(channels, **options))), image_batch())
+@pytest.mark.parametrize(
+    "norm",
+    [partial(nn.BatchNorm2d, momentum=None), partial(nn.BatchNorm2d, affine=False), without_beta],
+    ids=["momentum=None", "affine=False", "bias=False"],
+)
+def test_c11_options_of_batch_norm_survive(norm) -> None:
+    assert_drop_in(randomise(ConvNet(norm)), image_batch())
 
 
 def test_c12_without_running_statistics_the_affine_parameters_are_private() -> None:

@@ -26,6 +26,7 @@ from toy_models import (
     on,
     randomise,
     seeded,
+    without_beta,
 )
 
 import dabnn
@@ -55,7 +56,7 @@ MODELS = {
     "momentum None": lambda: ConvNet(lambda c: nn.BatchNorm2d(c, momentum=None)),
     "not affine": lambda: ConvNet(lambda c: nn.BatchNorm2d(c, affine=False)),
     "no running statistics": lambda: ConvNet(lambda c: nn.BatchNorm2d(c, track_running_stats=False)),
-    "gamma without beta": lambda: ConvNet(lambda c: nn.BatchNorm2d(c, bias=False)),
+    "gamma without beta": lambda: ConvNet(without_beta),
     "synchronised": lambda: ConvNet(nn.SyncBatchNorm),
     "guarded parent": Stubborn,
     "mixed dtypes": mixed_dtypes,

@@ -36,6 +36,13 @@ class ConvNet(nn.Module):
         return self.classifier(self.dropout(x))
 
 
+def without_beta(channels: int) -> nn.BatchNorm2d:
+    """Batch norm as with ``bias=False``, which torch has since 2.12."""
+    norm = nn.BatchNorm2d(channels)
+    norm.register_parameter("bias", None)
+    return norm
+
+
 class TwiceNamed(nn.Module):
     """One batch norm under two names of the same parent."""
 

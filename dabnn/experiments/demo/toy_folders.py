@@ -44,7 +44,7 @@ def _write_split(dataset: SegmentationDataset, images: Path, labels: Path) -> No
         sample = dataset[index]
         name = f"{index:0{DIGITS}d}.png"
         Image.fromarray(np.ascontiguousarray(sample["image"].permute(1, 2, 0).numpy())).save(images / name)
-        label = Image.fromarray(sample["mask"].numpy(), mode="P")
+        label = Image.fromarray(sample["mask"].numpy())
         # All 256 colours: Pillow would store fewer with fewer bits, and cut the ignore index.
         colors = [*dataset.palette, *[(0, 0, 0)] * (256 - len(dataset.palette))]
         label.putpalette([channel for color in colors for channel in color])

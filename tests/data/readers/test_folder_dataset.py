@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -226,8 +228,15 @@ def test_label_that_is_a_colour_picture(town: Path) -> None:
         FolderDataset(town, "val")[0]
 
 
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def test_grey_label_of_two_bits_is_refused_since_decoders_stretch_its_ids(town: Path) -> None:
-    PILImage.fromarray(np.ones((32, 48), dtype=np.uint8)).save(town / "labels/val/d.png", bits=2)
+    header = struct.pack(">2I5B", 48, 32, 2, 0, 0, 0, 0)  # width, height, bits, grey
+    ones = zlib.compress((b"\0" + b"\x55" * 12) * 32)
+    chunks = [png_chunk(b"IHDR", header), png_chunk(b"IDAT", ones), png_chunk(b"IEND", b"")]
+    (town / "labels/val/d.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunks))
     with pytest.raises(DataError, match=r"d\.png is no 8-bit palette or grey PNG"):
         FolderDataset(town, "val")[0]
 
