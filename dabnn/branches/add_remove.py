@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dabnn.conversion.classifiers import LINEAR, HeadFactory, check_classifier, resize_classifier, width_of
 from dabnn.layers import DatasetAwareHead, DatasetSwitch
 from dabnn.layers.surgery import copy_without_hooks, memo_outside
 from dabnn.layers.switch import named_switches
 from dabnn.selection import DatasetKey, DatasetSelection, find_selection, unwrap
+
+MEAN, VARIANCE = "running_mean", "running_var"
 
 
 def add_dataset(
@@ -131,18 +133,15 @@ def _average(branches: Sequence[nn.Module], memo: dict[int, Any]) -> nn.Module:
     average = copy_without_hooks(branches[0], memo)
     if len(branches) == 1:
         return average
-    for new, *sources in zip(average.modules(), *(branch.modules() for branch in branches), strict=True):
-        for name, parameter in new._parameters.items():
-            if parameter is not None and parameter is not sources[0]._parameters[name]:
-                parameter.copy_(_stack([source._parameters[name] for source in sources]).mean(0))
-        mean, variance = new._buffers.get("running_mean"), new._buffers.get("running_var")
-        if mean is not None and variance is not None and mean is not sources[0]._buffers["running_mean"]:
-            means = _stack([source._buffers["running_mean"] for source in sources])
-            variances = _stack([source._buffers["running_var"] for source in sources])
-            mean.copy_(means.mean(0))
-            variance.copy_((variances + means.square()).mean(0) - means.mean(0).square())
+    for modules in zip(average.modules(), *(branch.modules() for branch in branches), strict=True):
+        parameters, *others = (dict(module.named_parameters(recurse=False)) for module in modules)
+        for name, parameter in parameters.items():
+            if parameter is not others[0][name]:
+                parameter.copy_(torch.stack([other[name] for other in others]).mean(0))
+        buffers, *others = (dict(module.named_buffers(recurse=False)) for module in modules)
+        own = buffers.keys() >= {MEAN, VARIANCE} and buffers[MEAN] is not others[0][MEAN]
+        if own:
+            means, variances = (torch.stack([other[name] for other in others]) for name in (MEAN, VARIANCE))
+            buffers[MEAN].copy_(means.mean(0))
+            buffers[VARIANCE].copy_((variances + means.square()).mean(0) - means.mean(0).square())
     return average
-
-
-def _stack(tensors: Sequence[Tensor | None]) -> Tensor:
-    return torch.stack([tensor for tensor in tensors if tensor is not None])

@@ -12,7 +12,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 
 from dabnn.errors import ConversionError
 from dabnn.layers import DatasetSwitch
-from dabnn.layers.surgery import HOOKS
+from dabnn.layers.surgery import HOOKS, computing_hooks, is_compiled
 from dabnn.selection import SELECTION_ATTRIBUTE
 
 _PARALLEL = {"DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule"}
@@ -33,7 +33,7 @@ def check_model(model: nn.Module) -> None:
                 f"{where} is dataset-aware already, for {list(module.selection.names)}; convert a plain "
                 "model, or take one with dabnn.extract_dataset"
             )
-        if hasattr(module, "_orig_mod") or module._compiled_call_impl is not None:
+        if is_compiled(module):
             raise ConversionError(f"{where} is compiled; convert first, then compile")
         if bases & _PARALLEL:
             raise ConversionError(f"{where} is wrapped for parallel training; convert first, then wrap")
@@ -56,13 +56,11 @@ def check_sites(model: nn.Module, sites: Mapping[str, nn.Module]) -> None:
     paths = {id(module): path for path, module in sites.items()}
     for path, module in sites.items():
         where = f"{path or 'the model'} ({type(module).__name__})"
-        for hook in module._forward_pre_hooks.values():
-            if type(hook).__module__.startswith("torch.nn.utils."):
-                raise ConversionError(
-                    f"{where}: its {type(hook).__name__} hook computes the layer's tensors before each "
-                    "forward, so it cannot move to the switch; remove it first, or use "
-                    "torch.nn.utils.parametrizations"
-                )
+        if computing := computing_hooks(module):
+            raise ConversionError(
+                f"{where}: its {computing[0]} hook computes the layer's tensors before each forward, so it "
+                "cannot move to the switch; remove it first, or use torch.nn.utils.parametrizations"
+            )
         if "forward" in vars(module):
             raise ConversionError(
                 f"{where}: its forward was replaced on this instance, and a copy would still run the "

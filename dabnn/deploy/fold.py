@@ -85,9 +85,9 @@ def _fold(layer: nn.Module, norm: _BatchNorm) -> None:
 
 def _remainder(norm: _BatchNorm) -> nn.Module:
     """Return what a norm does besides normalising: timm's fused activation, or nothing."""
-    inner = [norm._modules[name] for name in ("drop", "act") if norm._modules.get(name) is not None]
-    kept = [module for module in inner if not isinstance(module, nn.Identity)]
-    return nn.Sequential(*kept).eval() if kept else nn.Identity()  # type: ignore[arg-type]
+    inner = [getattr(norm, name, None) for name in ("drop", "act")]
+    kept = [m for m in inner if isinstance(m, nn.Module) and not isinstance(m, nn.Identity)]
+    return nn.Sequential(*kept).eval() if kept else nn.Identity()
 
 
 @torch.no_grad()

@@ -23,6 +23,9 @@ HOOKS = (
 )
 """Attributes in which a module keeps the hooks of its calls."""
 
+Slot = tuple[dict[str, Any], str]
+"""Where a module keeps a tensor: the tensor itself may be replaced, as ``to`` does with buffers."""
+
 
 def copy_without_hooks(module: nn.Module, memo: dict[int, Any] | None = None) -> nn.Module:
     """Return a deep copy of ``module`` that carries none of its forward and backward hooks.
@@ -63,6 +66,29 @@ def drop_hooks(model: nn.Module) -> None:
     """Take all hooks off the modules of a model, in place; handles of theirs do nothing afterwards."""
     for module in model.modules():
         vars(module).update((name, OrderedDict()) for name in HOOKS)
+
+
+def computing_hooks(module: nn.Module) -> list[str]:
+    """Return the kinds of torch's own hooks that compute a module's tensors before each forward."""
+    kinds = (type(hook) for hook in module._forward_pre_hooks.values())
+    return [kind.__name__ for kind in kinds if kind.__module__.startswith("torch.nn.utils.")]
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether a module was compiled, in place or by a wrapper."""
+    return hasattr(module, "_orig_mod") or module._compiled_call_impl is not None
+
+
+def tensor_slots(model: nn.Module) -> list[Slot]:
+    """Return where the tensors of a model's state dict are kept, each tensor once."""
+    found: dict[int, Slot] = {}
+    for module in model.modules():
+        kept = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
+        for owner, tensors in ((module._parameters, module._parameters), (module._buffers, kept)):
+            for name, tensor in tensors.items():
+                if isinstance(tensor, Tensor):
+                    found.setdefault(id(tensor), (owner, name))
+    return list(found.values())
 
 
 def replace_modules(root: nn.Module, replacements: Mapping[nn.Module, nn.Module]) -> nn.Module:

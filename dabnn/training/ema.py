@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-Slot = tuple[dict[str, Any], str]
-"""Where a module keeps a tensor: the tensor itself may be replaced, as ``to`` does with buffers."""
+from dabnn.layers.surgery import Slot, tensor_slots
 
 
 class ModelAverage:
@@ -38,7 +36,7 @@ class ModelAverage:
     def update(self, model: nn.Module) -> None:
         """Move the average towards ``model``, which is not changed."""
         if self._source is not model:
-            self._slots = list(zip(_slots(self.module), _slots(model), strict=True))
+            self._slots = list(zip(tensor_slots(self.module), tensor_slots(model), strict=True))
             self._source = model
         pairs = [(averages[a], values[v]) for (averages, a), (values, v) in self._slots]
         floating = [pair for pair in pairs if pair[0].is_floating_point()]
@@ -48,15 +46,3 @@ class ModelAverage:
         for average, value in pairs:
             if not average.is_floating_point():
                 average.copy_(value)
-
-
-def _slots(model: nn.Module) -> list[Slot]:
-    """Return where the tensors of the state dict are, each tensor once."""
-    found: dict[int, Slot] = {}
-    for module in model.modules():
-        kept = {n: b for n, b in module._buffers.items() if n not in module._non_persistent_buffers_set}
-        for owner, tensors in ((module._parameters, module._parameters), (module._buffers, kept)):
-            for name, tensor in tensors.items():
-                if isinstance(tensor, Tensor):
-                    found.setdefault(id(tensor), (owner, name))
-    return list(found.values())
