@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import hashlib
+import multiprocessing
+import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
+from multiprocessing.synchronize import Event
+from types import FrameType
 from typing import TypedDict
 
 import torch
@@ -84,7 +89,7 @@ class SeededLoader(DataLoader[dict[str, Tensor]]):
             pin_memory=pin_memory,
             collate_fn=partial(_collate, dataset.name),
             persistent_workers=num_workers > 0,
-            worker_init_fn=_ignore_sigterm,
+            worker_init_fn=partial(_heed_sigterm_at_the_end, _main_ends()) if num_workers else None,
             generator=torch.Generator(),  # or every iteration would advance the global generator
         )
         self.source = dataset
@@ -198,9 +203,25 @@ class _SeededSamples(Dataset[dict[str, Tensor]]):
             return self.transform(self.dataset[key[1]])
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """Leave SIGTERM, which schedulers send to a whole process group, to the main process: it saves."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+@cache
+def _main_ends() -> Event:
+    """Return what tells workers that the main process ends; it is set before Python asks them to end too."""
+    event = multiprocessing.Event()
+    atexit.register(event.set)
+    return event
+
+
+def _heed_sigterm_at_the_end(main_ends: Event, worker: int) -> None:
+    """Leave SIGTERM, which schedulers send to a whole process group, to the main process: it saves.
+
+    When that ends, it waits for workers that it asked by SIGTERM to end.
+    """
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if main_ends.is_set():
+            os._exit(0)
+
+    signal.signal(signal.SIGTERM, handler)
 
 
 def _stable_hash(*parts: int | str) -> int:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import random
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -245,3 +247,20 @@ def test_real_batches(data_root: Path) -> None:
     with_workers = SeededLoader(dataset, 4, transform=transform, num_workers=2)
 
     assert same(take(with_workers, 3), take(SeededLoader(dataset, 4, transform=transform), 3))
+
+
+SCRIPT = """
+import sys
+from dabnn.data import SeededLoader, ToyStreets
+loader = SeededLoader(ToyStreets("oldtown", size=(32, 64), length=8), 2, num_workers=2)
+if sys.argv[1] == "left early":
+    batch = next(iter(loader))
+else:
+    batches = list(loader)
+"""
+
+
+@pytest.mark.parametrize("way", ["left early", "read to the end"])
+def test_a_script_with_workers_ends(way: str) -> None:
+    """Workers leave SIGTERM to the main process, but not when that waits for them."""
+    subprocess.run([sys.executable, "-c", SCRIPT, way], check=True, timeout=120)
