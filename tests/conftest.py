@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +13,7 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from dabnn.experiments.demo.run import DemoResult
 
-# The real datasets are for the tests that ask for them; the others look for their own where a config says.
-DATA = os.environ.pop("DABNN_DATA", None)
+DATA = os.environ.get("DABNN_DATA")
 
 # A property test may meet a busy machine: its examples have no time limit.
 settings.register_profile("dabnn", deadline=None)
@@ -28,6 +28,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _data_of_the_configs() -> Iterator[None]:
+    """The real datasets are for the tests that ask for them; the others look where their config says."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("DABNN_DATA", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

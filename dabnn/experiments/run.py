@@ -114,12 +114,15 @@ class Run:
             self.start.train(data_dir, callbacks)
         agreed(self._claim, main_only=True)
         root = data_directory(self.config, data_dir)
-        trainer, evaluation = self._build(root, callbacks())
+        train = self._training_splits(root)
+        evaluation = self._evaluation_splits(root)
+        start = None if self.start is None else load_model(self.start.folder)
+        trainer = build_trainer(self.config, self.method, self.seed, train, self.folder, callbacks(), start)
         loaders = {name: build_eval_loader(self.config, dataset) for name, dataset in evaluation.items()}
         with FastDilation() if trainer.accelerator.device.type == "cpu" else nullcontext():
             trainer.fit(self.method.training(self.config).steps, resume=True)
             if self.config.training.recalibrate:
-                self._recalibrate(trainer, root)
+                self._recalibrate(trainer, train)
             results = trainer.evaluate(loaders)
         agreed(partial(self._write, trainer, evaluation, results, root), main_only=True)
 
@@ -139,25 +142,16 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_json(self.folder / EXPERIMENT, identity(self.config))
 
-    def _build(
-        self, root: Path, callbacks: Iterable[Callback]
-    ) -> tuple[AlternationTrainer, dict[str, SegmentationDataset]]:
-        """Return the trainer, and the evaluation split of each dataset."""
-        evaluation = {
-            name: build_dataset(self.config, name, train=False, data_dir=root)
-            for name in self.network.datasets
-        }
-        start = None if self.start is None else load_model(self.start.folder)
-        train = self._training_splits(root)
-        trainer = build_trainer(self.config, self.method, self.seed, train, self.folder, callbacks, start)
-        return trainer, evaluation
-
     def _training_splits(self, root: Path) -> dict[str, SegmentationDataset]:
         joined = self.network.joined
         return {name: build_training_split(self.config, name, joined, root) for name in self.network.train}
 
-    def _recalibrate(self, trainer: AlternationTrainer, root: Path) -> None:
-        for name, dataset in self._training_splits(root).items():
+    def _evaluation_splits(self, root: Path) -> dict[str, SegmentationDataset]:
+        names = self.network.datasets
+        return {name: build_dataset(self.config, name, train=False, data_dir=root) for name in names}
+
+    def _recalibrate(self, trainer: AlternationTrainer, train: Mapping[str, SegmentationDataset]) -> None:
+        for name, dataset in train.items():
             recalibrate_on(
                 trainer.trained_model,
                 build_eval_loader(self.config, dataset, shuffle=True),

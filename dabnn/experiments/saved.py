@@ -17,7 +17,8 @@ from dabnn.evaluation.inference import Predict, best_device
 from dabnn.experiments.build import build_dataset, build_eval_loader, data_directory
 from dabnn.experiments.config import Config, parse_config
 from dabnn.experiments.old_runs import load_old_model
-from dabnn.models.stored.folder import info_of, is_pretrained, model_folder
+from dabnn.models.stored.folder import MODEL, info_of, is_pretrained, model_folder
+from dabnn.storage.atomic import standing
 
 RESULT = "result.json"
 """File that a training writes last: where it is, the training is finished."""
@@ -48,13 +49,13 @@ def load_run(folder: Path) -> SavedRun:
     file = folder / RESULT
     try:
         config = parse_config({**record["config"], "data_dir": record["data_dir"]}, str(file))
-        if is_pretrained(model_folder(folder)):
-            return SavedRun(from_pretrained(folder), config)
-        return SavedRun(load_old_model(folder, config, record), config)
+        if not standing(folder / MODEL).is_dir():
+            return SavedRun(load_old_model(folder, config, record), config)
     except CheckpointError:
         raise
     except (KeyError, IndexError, TypeError, ValueError) as error:
         raise CheckpointError(f"{file} is no result of dabnn: {error!r}; train again") from error
+    return SavedRun(from_pretrained(folder / MODEL), config)
 
 
 def load_source(source: str | Path) -> tuple[nn.Module, Config | None]:

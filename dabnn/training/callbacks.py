@@ -20,6 +20,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from dabnn.evaluation import SegmentationResult
+from dabnn.storage.atomic import written_atomically
 from dabnn.training.ema import ModelAverage
 
 if TYPE_CHECKING:
@@ -150,10 +151,8 @@ class CSVLogger(Callback):
         """Open the file, keeping the rows up to the step that the run resumes from."""
         kept = self._rows(until=trainer.step)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.path.with_name(f"{self.path.name}.tmp")
-        with temporary.open("w", newline="") as file:
+        with written_atomically(self.path) as temporary, temporary.open("w", newline="") as file:
             self._writer(file).writerows([self.HEADER, *kept])
-        temporary.replace(self.path)  # at once: a run killed here keeps its rows
         self._file = self.path.open("a", newline="")
 
     def on_step_end(self, trainer: Trainer, losses: Mapping[str, float]) -> None:

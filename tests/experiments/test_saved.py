@@ -224,3 +224,14 @@ def test_data_with_other_classes_is_refused(cdcl_run: Path, demo_folder: Path, t
 
     with pytest.raises(DataError, match=r"'oldtown' has the classes"):
         evaluate_run(cdcl_run, data_dir=data)
+
+
+@pytest.mark.parametrize("content", ["", "{}", "missing"])
+def test_a_damaged_config_of_a_runs_model_is_named(copied: Path, content: str) -> None:
+    config = copied / "model" / "config.json"
+    config.unlink()
+    if content != "missing":
+        config.write_text(content)
+
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        load_run(copied)

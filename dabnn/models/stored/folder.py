@@ -20,7 +20,7 @@ from dabnn.errors import CheckpointError, ConfigError, listed
 from dabnn.models.stored.info import DatasetInfo, ModelInfo, explain, from_json, to_json
 from dabnn.models.stored.rebuild import build_of, check_rebuild, rebuild, widths_of
 from dabnn.selection import find_selection, unwrap
-from dabnn.storage.atomic import check_replaceable, checksum, folder_written_atomically
+from dabnn.storage.atomic import check_replaceable, checksum, folder_written_atomically, standing
 from dabnn.storage.tensors import read_safetensors
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -155,7 +155,7 @@ def is_pretrained(path: Path) -> bool:
 
 def model_folder(path: Path) -> Path:
     """Return the folder of a model: the one given, or the one in the folder of a finished training."""
-    inside = path / MODEL
+    inside = standing(path / MODEL)
     return inside if not is_pretrained(path) and is_pretrained(inside) else path
 
 

@@ -79,11 +79,11 @@ def rebuild(info: ModelInfo) -> nn.Module:
 
 def widths_of(model: nn.Module) -> list[int]:
     """Return the number of classes of each dataset; of a shared classifier, its own for all."""
-    names = dataset_names(model)
-    own = [head_width(model, name) for name in names]
+    own = [head_width(model, name) for name in dataset_names(model)]
+    if None not in own:
+        return [width for width in own if width is not None]
     plain = extract_dataset(model, 0, copy=False)
-    shared = width_of(plain.get_submodule(find_classifiers(plain)[0])) if None in own else 0
-    return [width or shared for width in own]
+    return [width_of(plain.get_submodule(find_classifiers(plain)[0]))] * len(own)
 
 
 def check_rebuild(model: nn.Module, info: ModelInfo) -> None:
